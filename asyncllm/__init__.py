@@ -1,0 +1,204 @@
+"""An asyncio-native, typed SDK for language models with pluggable backends.
+
+    async with asyncllm.Client(model="llamacpp:smollm2") as client:
+        print((await client.chat("Hello")).text)
+
+The nouns are imported here and now; whatever needs a network, an event loop or a file is imported when it is first
+named, so that `import asyncllm` stays cheap.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from asyncllm.errors import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    APITimeoutError,
+    AsyncLLMError,
+    AuthenticationError,
+    BadRequestError,
+    BudgetExceededError,
+    ByteIdleTimeoutError,
+    ConfigError,
+    ConflictError,
+    ConnectTimeoutError,
+    ContentFilterError,
+    ContextLengthExceededError,
+    EventIdleTimeoutError,
+    EventTooLargeError,
+    FirstEventTimeoutError,
+    InternalServerError,
+    InvalidRequestError,
+    JobFailedError,
+    NotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
+    PluginError,
+    PoolTimeoutError,
+    ProtocolError,
+    QuotaExceededError,
+    RateLimitError,
+    RedirectRefusedError,
+    ResponseValidationError,
+    StreamInterrupted,
+    TotalTimeoutError,
+    UnprocessableEntityError,
+    UnsupportedError,
+    WrongLoopError,
+)
+from asyncllm.events import (
+    Event,
+    Events,
+    Finished,
+    LogprobsDelta,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    UsageReport,
+)
+from asyncllm.types import (
+    AudioPart,
+    Choice,
+    Constraint,
+    ContentPart,
+    Embeddings,
+    FilePart,
+    FinishReason,
+    Grammar,
+    ImagePart,
+    JsonSchema,
+    Message,
+    ModelInfo,
+    PromptCheck,
+    Regex,
+    Request,
+    Response,
+    ResponseChoice,
+    Role,
+    Sampling,
+    SamplingOptions,
+    TextPart,
+    Timeouts,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from asyncllm import sync as sync
+    from asyncllm.backend import Secret
+    from asyncllm.client import Client
+    from asyncllm.config import Settings
+    from asyncllm.middleware.retry import Retry
+    from asyncllm.stream import Stream, TextStream
+
+__all__ = [
+    "APIConnectionError",
+    "APIError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AsyncLLMError",
+    "AudioPart",
+    "AuthenticationError",
+    "BadRequestError",
+    "BudgetExceededError",
+    "ByteIdleTimeoutError",
+    "Choice",
+    "Client",
+    "ConfigError",
+    "ConflictError",
+    "ConnectTimeoutError",
+    "Constraint",
+    "ContentFilterError",
+    "ContentPart",
+    "ContextLengthExceededError",
+    "Embeddings",
+    "Event",
+    "EventIdleTimeoutError",
+    "EventTooLargeError",
+    "Events",
+    "FilePart",
+    "FinishReason",
+    "Finished",
+    "FirstEventTimeoutError",
+    "Grammar",
+    "ImagePart",
+    "InternalServerError",
+    "InvalidRequestError",
+    "JobFailedError",
+    "JsonSchema",
+    "LogprobsDelta",
+    "Message",
+    "ModelInfo",
+    "NotFoundError",
+    "OverloadedError",
+    "PermissionDeniedError",
+    "PluginError",
+    "PoolTimeoutError",
+    "PromptCheck",
+    "ProtocolError",
+    "QuotaExceededError",
+    "RateLimitError",
+    "ReasoningDelta",
+    "RedirectRefusedError",
+    "RefusalDelta",
+    "Regex",
+    "Request",
+    "Response",
+    "ResponseChoice",
+    "ResponseValidationError",
+    "Retry",
+    "Role",
+    "Sampling",
+    "SamplingOptions",
+    "Secret",
+    "Settings",
+    "Started",
+    "Stream",
+    "StreamInterrupted",
+    "TextDelta",
+    "TextPart",
+    "TextStream",
+    "Timeouts",
+    "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolChoice",
+    "TotalTimeoutError",
+    "UnprocessableEntityError",
+    "UnsupportedError",
+    "Usage",
+    "UsageReport",
+    "WrongLoopError",
+    "sync",
+]
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Client": "asyncllm.client",
+    "Retry": "asyncllm.middleware.retry",
+    "Secret": "asyncllm.backend",
+    "Settings": "asyncllm.config",
+    "Stream": "asyncllm.stream",
+    "TextStream": "asyncllm.stream",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "sync":
+        return import_module("asyncllm.sync")
+    if name in _LAZY:
+        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+        return value
+    raise AttributeError(f"module 'asyncllm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

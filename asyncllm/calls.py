@@ -1,0 +1,259 @@
+"""A call's arguments become one `Request`, or an error that names the argument at fault before anything is sent."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar, cast
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from asyncllm.dialect import message_from_dict, tool_from_dict
+from asyncllm.errors import InvalidRequestError, ResponseValidationError
+from asyncllm.types import (
+    Constraint,
+    JsonSchema,
+    Message,
+    Request,
+    Response,
+    Sampling,
+    SamplingOptions,
+    Timeouts,
+    Tool,
+    ToolChoice,
+)
+
+__all__ = ["CallOptions", "Model", "Prompt", "chat_request", "completion_request", "parser"]
+
+T = TypeVar("T")
+
+Prompt: TypeAlias = str | Sequence[Message | Mapping[str, Any]]
+"""A user's text, or the turns of a conversation: messages, or dicts in OpenAI's form."""
+
+Model: TypeAlias = str | Sequence[str]
+"""`backend:model`, an alias, a deployment, or several of these in order of preference."""
+
+
+class CallOptions(SamplingOptions, total=False):
+    """Keyword arguments of `chat`, `stream`, `stream_text` and `complete`, beside those of `Sampling`."""
+
+    model: Model
+    """Where to send the call, over the client's default."""
+    system: str
+    """Instructions put before the conversation."""
+    tools: Sequence[Tool | Mapping[str, Any]]
+    """Functions that the model may ask for: `Tool`, or dicts in OpenAI's form."""
+    tool_choice: ToolChoice
+    parallel_tool_calls: bool
+    constraint: Constraint
+    """What the answer must be; one at a time, and not beside `output_type`."""
+    output_type: Any
+    """A type that msgspec can decode, such as a `msgspec.Struct`: constrains the answer to its schema, and fills
+    `Response.parsed`."""
+    sampling: Sampling
+    """Sampling options as one object; single options given beside it win."""
+    timeouts: Timeouts
+    """Deadlines of this call, over the client's."""
+    extra: Mapping[str, Any]
+    """Options that only the provider knows, sent as they are."""
+
+
+_SAMPLING = frozenset(Sampling.__struct_fields__)
+_OPTIONS = CallOptions.__required_keys__ | CallOptions.__optional_keys__
+_CHAT_ONLY = ("system", "tools", "tool_choice", "parallel_tool_calls")
+_NO_SAMPLING = Sampling()
+
+
+def chat_request(prompt: Prompt, options: CallOptions, *, stream: bool, timeouts: Timeouts) -> Request:
+    """The request of a chat, its model left empty. Raises `InvalidRequestError`."""
+    _check_names(options)
+    messages = _messages(prompt)
+    system = options.get("system")
+    if system is not None:
+        if not isinstance(system, str) or not system:
+            raise InvalidRequestError("system is a text that is not empty", field="system")
+        messages = (Message("system", system), *messages)
+    return Request(
+        model="",
+        messages=messages,
+        sampling=_sampling(options),
+        tools=_tools(options.get("tools", ())),
+        tool_choice=_checked(options, "tool_choice", str),
+        parallel_tool_calls=_checked(options, "parallel_tool_calls", bool),
+        constraint=_constraint(options),
+        stream=stream,
+        timeouts=_timeouts(options, timeouts),
+        extra=_extra(options),
+    )
+
+
+def completion_request(
+    prompt: str | Sequence[int], options: CallOptions, *, stream: bool, timeouts: Timeouts
+) -> Request:
+    """The request of a text completion, its model left empty. Raises `InvalidRequestError`."""
+    _check_names(options)
+    for name in _CHAT_ONLY:
+        if name in options:
+            raise InvalidRequestError(f"complete has no {name}: it continues a text; use chat", field=name)
+    return Request(
+        model="",
+        prompt=_plain_prompt(prompt),
+        sampling=_sampling(options),
+        constraint=_constraint(options),
+        stream=stream,
+        timeouts=_timeouts(options, timeouts),
+        extra=_extra(options),
+    )
+
+
+def parser(options: CallOptions) -> Callable[[Response], Response] | None:
+    """What fills `Response.parsed` by the call's `output_type`, if it has one."""
+    if "output_type" not in options:
+        return None
+    kind = options["output_type"]
+
+    def parse(response: Response) -> Response:
+        if not response.text:  # tool calls, or a refusal
+            return response
+        try:
+            return msgspec.structs.replace(response, parsed=msgspec.json.decode(response.text, type=kind))
+        except msgspec.DecodeError as error:
+            # A validation error names the place; any other may quote the answer.
+            reason = f": {error}" if isinstance(error, msgspec.ValidationError) else " (it is not whole JSON)"
+            raise ResponseValidationError(
+                f"the answer is not a {_name(kind)}{reason}; finish_reason is {response.finish_reason}",
+                partial=response,
+                maybe_billed=True,
+            ) from None
+
+    return parse
+
+
+def _check_names(options: CallOptions) -> None:
+    for name in options:
+        if name not in _OPTIONS:
+            near = difflib.get_close_matches(name, _OPTIONS, 1)
+            raise InvalidRequestError(
+                f"unknown option {name!r}"
+                + (f"; did you mean {near[0]!r}?" if near else "; what only the provider knows goes into extra={...}"),
+                field=name,
+            )
+
+
+def _messages(prompt: Prompt) -> tuple[Message, ...]:
+    if isinstance(prompt, str):
+        if not prompt:
+            raise InvalidRequestError("the prompt is empty", field="prompt")
+        return (Message("user", prompt),)
+    if isinstance(prompt, Mapping | Message) or not isinstance(prompt, Sequence):
+        raise InvalidRequestError(
+            f"a prompt is a text or a list of messages, not a {type(prompt).__name__}", field="prompt"
+        )
+    if not prompt:
+        raise InvalidRequestError("the prompt is an empty list; it needs at least one message", field="prompt")
+    return tuple(_message(message, f"prompt[{position}]") for position, message in enumerate(prompt))
+
+
+def _message(message: object, field: str) -> Message:
+    if isinstance(message, Message):
+        return message
+    if isinstance(message, Mapping):
+        return message_from_dict(message, field)
+    raise InvalidRequestError(f"{field} is a {type(message).__name__}, not a Message or a dict", field=field)
+
+
+def _plain_prompt(prompt: object) -> str | tuple[int, ...]:
+    if isinstance(prompt, str):
+        if not prompt:
+            raise InvalidRequestError("the prompt is empty", field="prompt")
+        return prompt
+    if isinstance(prompt, Sequence) and prompt and all(type(token) is int and token >= 0 for token in prompt):
+        return tuple(prompt)
+    raise InvalidRequestError("complete takes a text or a list of token ids; use chat for messages", field="prompt")
+
+
+def _sampling(options: CallOptions) -> Sampling:
+    given: dict[str, Any] = {name: value for name, value in options.items() if name in _SAMPLING}
+    whole = options.get("sampling")
+    if whole is not None:
+        if not isinstance(whole, Sampling):
+            raise InvalidRequestError("sampling is a Sampling; single options are keyword arguments", field="sampling")
+        given = msgspec.structs.asdict(whole) | given
+    # Unset is the absence of a value, and absent is what it becomes.
+    given = {name: value for name, value in given.items() if value is not UNSET}
+    if not given:
+        return _NO_SAMPLING
+    try:
+        return msgspec.convert(given, Sampling)
+    except msgspec.ValidationError as error:
+        place = re.search(r"`\$\.(\w+)", str(error))
+        field = place[1] if place else "sampling"
+        reason = str(error).partition(" - at ")[0]
+        hint = "; leave it out for the backend's default" if given.get(field, 0) is None else ""
+        raise InvalidRequestError(f"{field}: {reason[:1].lower()}{reason[1:]}{hint}", field=field) from None
+
+
+def _tools(tools: object) -> tuple[Tool, ...]:
+    if isinstance(tools, Mapping | Tool | str) or not isinstance(tools, Sequence):
+        raise InvalidRequestError("tools is a list of Tool", field="tools")
+    made: list[Tool] = []
+    for position, tool in enumerate(tools):
+        if isinstance(tool, Mapping):
+            tool = tool_from_dict(tool, f"tools[{position}]")
+        if not isinstance(tool, Tool):
+            raise InvalidRequestError(f"tools[{position}] is not a Tool", field="tools")
+        made.append(tool)
+    return tuple(made)
+
+
+def _constraint(options: CallOptions) -> Constraint | None:
+    constraint = options.get("constraint")
+    if "output_type" in options:
+        if constraint is not None:
+            raise InvalidRequestError("give constraint or output_type, not both: either decides", field="constraint")
+        return _schema(options["output_type"])
+    if constraint is not None and not isinstance(constraint, Constraint):
+        raise InvalidRequestError(
+            f"constraint is exactly one of JsonSchema, Regex, Choice and Grammar, not a {type(constraint).__name__}",
+            field="constraint",
+        )
+    return constraint
+
+
+def _schema(kind: Any) -> JsonSchema:
+    try:
+        schema = msgspec.json.schema(kind)
+    except TypeError as error:
+        raise InvalidRequestError(f"output_type has no JSON schema: {error}", field="output_type") from None
+    reference = schema.get("$ref", "")
+    if reference.startswith("#/$defs/"):
+        # Servers want an object at the root, not a reference to one.
+        schema = {**schema["$defs"][reference.removeprefix("#/$defs/")], "$defs": schema["$defs"]}
+    return JsonSchema(schema, name=re.sub(r"[^A-Za-z0-9_-]", "_", _name(kind))[:64])
+
+
+def _name(kind: Any) -> str:
+    return getattr(kind, "__name__", "answer")
+
+
+def _timeouts(options: CallOptions, default: Timeouts) -> Timeouts:
+    timeouts = options.get("timeouts", default)
+    if not isinstance(timeouts, Timeouts):
+        raise InvalidRequestError("timeouts is a Timeouts, as in Timeouts(total_s=30)", field="timeouts")
+    return timeouts
+
+
+def _extra(options: CallOptions) -> dict[str, Any]:
+    extra = options.get("extra", {})
+    if not isinstance(extra, Mapping) or not all(isinstance(name, str) for name in extra):
+        raise InvalidRequestError("extra is a dict of the provider's option names to values", field="extra")
+    return dict(extra)
+
+
+def _checked(options: CallOptions, name: str, kind: type[T]) -> T | UnsetType:
+    value = cast("Mapping[str, object]", options).get(name, UNSET)
+    if value is UNSET or isinstance(value, kind):
+        return value  # type: ignore[return-value]
+    raise InvalidRequestError(f"{name} is a {kind.__name__}, not a {type(value).__name__}", field=name)

@@ -1,0 +1,305 @@
+"""The caller's door to every backend: chat, stream, complete, embed.
+
+A chat is a stream that is folded: there is one path, whether the answer is wanted whole or piece by piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import anyio
+import msgspec
+from msgspec import UNSET
+
+from asyncllm.backend import Backend, Embedder, EmbedRequest, Health, Models, PromptChecker, Secret, Transport
+from asyncllm.calls import CallOptions, Model, Prompt, chat_request, completion_request, parser
+from asyncllm.config import Settings, find_settings, load_settings
+from asyncllm.errors import (
+    APIConnectionError,
+    APIError,
+    AsyncLLMError,
+    ConfigError,
+    FirstEventTimeoutError,
+    InvalidRequestError,
+    TotalTimeoutError,
+    UnsupportedError,
+    WrongLoopError,
+)
+from asyncllm.middleware.retry import Retry, again
+from asyncllm.routes import Arguments, LoopClock, Routes, Target
+from asyncllm.stream import Candidate, Stream, TextStream
+from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Response, Timeouts
+
+__all__ = ["Client"]
+
+T = TypeVar("T")
+
+_CLOSE_S = 10
+
+
+class Client:
+    """Talks to every installed backend; one client serves any number of tasks of one event loop.
+
+    `model` is what calls use that name none: `backend:model`, an alias of the configuration, or several in order of
+    preference. `base_url`, `api_key` and `options` belong to the backend of that model (of the first, of several; of
+    `openai`, where there is none) and go to no other. `retry=None` makes every call once. `config` is the path of a
+    TOML file, or `Settings` made in code; by default the file is looked for as `asyncllm.config` says. `backend` puts
+    an object of your own in the place of all backends, and `transport` one in the place of aiohttp.
+
+    Works with `async with`, and without it, then ended by `aclose()`. Binds to the event loop of its first call.
+
+    Raises `ConfigError` for what cannot be right. Nothing is connected or imported before the first call.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Model | None = None,
+        base_url: str | None = None,
+        api_key: str | Secret | None = None,
+        options: Mapping[str, Any] | None = None,
+        timeouts: Timeouts = Timeouts(),
+        retry: Retry | None = Retry(),
+        config: Settings | str | Path | None = None,
+        backend: Backend | None = None,
+        transport: Transport | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        if not isinstance(timeouts, Timeouts):
+            raise ConfigError("timeouts is a Timeouts, as in Timeouts(total_s=30)", field="timeouts")
+        if retry is not None and not isinstance(retry, Retry):
+            raise ConfigError("retry is a Retry, as in Retry(attempts=5), or None", field="retry")
+        env = os.environ if env is None else env
+        self._timeouts = timeouts
+        self._retry = retry or Retry(attempts=1)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._routes = Routes(
+            settings=_settings(config, env),
+            env=env,
+            model=model,
+            arguments=Arguments(
+                base_url=base_url or None,
+                api_key=Secret(api_key) if isinstance(api_key, str) and api_key else api_key or None,
+                options=options or {},
+            ),
+            retry=self._retry,
+            backend=backend,
+            transport=transport,
+        )
+
+    async def chat(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Response:
+        """Send a conversation and return the whole answer.
+
+        `prompt` is a user's text or a list of messages, which is never changed; the options are those of
+        `CallOptions` and `Sampling`.
+
+        Raises, before anything is sent: `InvalidRequestError` naming the argument, `ConfigError`, `UnsupportedError`.
+        Raises, after: `APIError`, with whatever had arrived in `partial`.
+        """
+        return await _whole(self._chat(prompt, options, stream=False))
+
+    def stream(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Stream:
+        """Send a conversation and read the answer as it is made.
+
+            async with client.stream("Hello") as stream:
+                async for event in stream: ...
+            stream.response
+
+        Leaving the block stops the model. Raises as `chat` does, on entering until the first piece of the answer has
+        come, and while iterating from then on.
+        """
+        return self._chat(prompt, options, stream=True)
+
+    def stream_text(self, prompt: Prompt, **options: Unpack[CallOptions]) -> TextStream:
+        """The text of the answer alone: `async for text in client.stream_text("Hello"): ...`
+
+        Raises as `stream` does, and `InvalidRequestError` for more than one answer.
+        """
+        if options.get("n", 1) != 1:
+            raise InvalidRequestError("stream_text gives the text of one answer; use stream for n above 1", field="n")
+        return TextStream(self._chat(prompt, options, stream=True))
+
+    async def complete(self, prompt: str | Sequence[int], **options: Unpack[CallOptions]) -> Response:
+        """Continue a text, or a list of token ids, without a chat template. Raises as `chat` does."""
+        request = completion_request(prompt, options, stream=False, timeouts=self._timeouts)
+        return await _whole(Stream(self._candidates(request, options), parser(options)))
+
+    async def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: Model | None = None,
+        dimensions: int | None = None,
+        timeouts: Timeouts | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Embeddings:
+        """Embed texts, one vector of float32 each, in the order given.
+
+        `dimensions=None` asks for the model's own width. There are no partial results.
+
+        Raises `InvalidRequestError` naming the position of an empty text, `UnsupportedError` if the backend does not
+        embed, and `APIError`.
+        """
+        rows = [texts] if isinstance(texts, str) else list(texts)
+        if not rows:
+            raise InvalidRequestError("there is nothing to embed: texts is an empty list", field="texts")
+        for position, text in enumerate(rows):
+            if not isinstance(text, str) or not text:
+                raise InvalidRequestError(f"texts[{position}] is not a text, or is empty", field=f"texts[{position}]")
+        if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
+            raise InvalidRequestError("dimensions is a whole number from 1 up", field="dimensions")
+        target = self._target(model)
+        backend = target.place.backend
+        if not isinstance(backend, Embedder):
+            raise _lacking(target, "embed")
+        request = EmbedRequest(
+            model=target.model,
+            texts=tuple(rows),
+            dimensions=UNSET if dimensions is None else dimensions,
+            timeouts=timeouts or self._timeouts,
+            extra=dict(extra or {}),
+        )
+        return await self._once(lambda: backend.embed(request), request.timeouts)
+
+    async def check_prompt(self, prompt: Prompt, **options: Unpack[CallOptions]) -> PromptCheck:
+        """Count a conversation by the model's own tokenizer: truthy if it, and `max_tokens` of answer, fit.
+
+        Raises `UnsupportedError` if the backend cannot count, and as `chat` does.
+        """
+        request = chat_request(prompt, options, stream=False, timeouts=self._timeouts)
+        target = self._target(options.get("model"))
+        backend = target.place.backend
+        if not isinstance(backend, PromptChecker):
+            raise _lacking(target, "check_prompt")
+        request = msgspec.structs.replace(request, model=target.model)
+        return await self._once(lambda: backend.check_prompt(request), request.timeouts)
+
+    async def is_alive(self, *, model: Model | None = None) -> bool:
+        """Whether the backend would answer now. Never raises, except when cancelled.
+
+        A backend that can be asked is asked; of any other, being connected is all that can be known.
+        """
+        try:
+            backend = self._target(model).place.backend
+            return await backend.is_alive() if isinstance(backend, Health) else True
+        except Exception:
+            return False
+
+    async def list_models(self, backend: str | None = None) -> Sequence[ModelInfo]:
+        """Models that a backend or deployment offers, by default that of the client's model.
+
+        Raises `UnsupportedError` if it does not list them, `ConfigError`, `APIError`.
+        """
+        self._bind()
+        place = self._routes.place(backend)
+        if not isinstance(place.backend, Models):
+            raise _lacking(Target(place, ""), "list_models")
+        return await self._once(place.backend.list_models, self._timeouts)
+
+    async def aclose(self) -> None:
+        """Stop what is running and free connections, processes and memory. Idempotent."""
+        if self._closed:
+            return
+        self._bind()
+        self._closed = True
+        with anyio.move_on_after(_CLOSE_S, shield=True):
+            await self._routes.aclose()
+
+    async def __aenter__(self) -> Self:
+        self._bind()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<asyncllm.Client{' (closed)' if self._closed else ''}>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Client holds connections and keys and is not pickled; make one in each process")
+
+    def _chat(self, prompt: Prompt, options: CallOptions, *, stream: bool) -> Stream:
+        request = chat_request(prompt, options, stream=stream, timeouts=self._timeouts)
+        return Stream(self._candidates(request, options), parser(options))
+
+    def _candidates(self, request: Request, options: CallOptions) -> list[Candidate]:
+        self._bind()
+        return [
+            Candidate(target.place.name, target.place.open, msgspec.structs.replace(request, model=target.model))
+            for target in self._routes.resolve(options.get("model"))
+        ]
+
+    def _target(self, model: Model | None) -> Target:
+        self._bind()
+        return self._routes.resolve(model)[0]
+
+    async def _once(self, call: Callable[[], Awaitable[T]], timeouts: Timeouts) -> T:
+        """A call that has no stream, held to the same deadlines and made again by the same policy."""
+
+        async def attempt() -> T:
+            try:
+                async with asyncio.timeout(timeouts.first_event_s):
+                    return await call()
+            except APIError:
+                raise
+            except TimeoutError:
+                raise FirstEventTimeoutError(
+                    f"no answer within first_event_s={timeouts.first_event_s} seconds",
+                    elapsed_s=timeouts.first_event_s,
+                    maybe_billed=True,
+                ) from None
+
+        try:
+            async with asyncio.timeout(timeouts.total_s):
+                return await again(attempt, self._retry, LoopClock())
+        except APIError:
+            raise
+        except TimeoutError:
+            raise TotalTimeoutError(
+                f"the call took longer than total_s={timeouts.total_s} seconds",
+                elapsed_s=timeouts.total_s,
+                maybe_billed=True,
+            ) from None
+
+    def _bind(self) -> None:
+        """Tie the client to the running loop, or refuse: its connections live on one loop and no other."""
+        loop = asyncio.get_running_loop()
+        if loop is self._loop and not self._closed:
+            return
+        if self._closed:
+            raise APIConnectionError("this client is closed; make a new one", retryable=False)
+        if self._loop is not None:
+            raise WrongLoopError(
+                f"this client is bound to the event loop of its first call ({_name(self._loop)}) and was now used on "
+                f"another ({_name(loop)}): make a client in each asyncio.run, or share asyncllm.sync.Client"
+            )
+        self._loop = loop
+
+
+def _settings(config: Settings | str | Path | None, env: Mapping[str, str]) -> Settings:
+    if isinstance(config, Settings):
+        return config
+    return load_settings(find_settings(env) if config is None else Path(config))
+
+
+async def _whole(stream: Stream) -> Response:
+    async with stream:
+        async for _ in stream:
+            pass
+    return stream.response
+
+
+def _lacking(target: Target, call: str) -> AsyncLLMError:
+    return UnsupportedError(f"the {target.place.name!r} backend has no {call}", backend=target.place.name, field=call)
+
+
+def _name(loop: asyncio.AbstractEventLoop) -> str:
+    return f"{'closed' if loop.is_closed() else 'open'}, {id(loop):#x}"

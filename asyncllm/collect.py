@@ -1,0 +1,213 @@
+"""Folds events into a `Response`; nowhere else is a response assembled.
+
+The fold is linear: pieces are kept in lists and joined once. It never drops a tool call: a fragment without an index
+or an id joins the call it continues, and one that starts a call opens it even when the index is a repeated one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from asyncllm.events import (
+    Event,
+    Finished,
+    LogprobsDelta,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    UsageReport,
+)
+from asyncllm.types import Message, Response, ResponseChoice, TokenLogprob, ToolCall, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Collector", "collect"]
+
+
+class _OpenCall(Struct):
+    position: int | None
+    id: str | None
+    name: str | None
+    arguments: list[str]
+
+
+class _OpenChoice(Struct):
+    """A choice under way."""
+
+    text: list[str] = []
+    reasoning: list[str] = []
+    refusal: list[str] = []
+    calls: list[_OpenCall] = []
+    logprobs: list[TokenLogprob] | None = None
+    finished: Finished | None = None
+
+
+class Collector:
+    """Takes events one by one; `response()` gives what they amount to, at any moment."""
+
+    __slots__ = ("_backend", "_body", "_choices", "_model", "_request_id", "_usage", "count")
+
+    def __init__(self, backend: str | None = None) -> None:
+        self.count = 0
+        """Events taken so far."""
+        self._backend = backend
+        self._choices: dict[int, _OpenChoice] = {}
+        self._usage = Usage()
+        self._model: str | None = None
+        self._request_id: str | None = None
+        self._body: bytes | None = None
+
+    def add(self, event: Event) -> None:
+        """Take the next event."""
+        self.count += 1
+        kind = type(event)
+        # Ordered by how often each arrives; `type() is` because the event classes are final in practice and this
+        # line runs once a token.
+        if kind is TextDelta:
+            try:
+                choice = self._choices[event.index]  # type: ignore[union-attr]
+            except KeyError:
+                choice = self._open(event.index)  # type: ignore[union-attr]
+            choice.text.append(event.text)  # type: ignore[union-attr]
+            return
+        self._add_other(event)
+
+    def _add_other(self, event: Event) -> None:
+        match event:
+            case ReasoningDelta(text=text, index=index):
+                self._open(index).reasoning.append(text)
+            case ToolCallDelta(index=index):
+                _add_call(self._open(index).calls, event)
+            case RefusalDelta(text=text, index=index):
+                self._open(index).refusal.append(text)
+            case LogprobsDelta(tokens=tokens, index=index):
+                choice = self._open(index)
+                if choice.logprobs is None:
+                    choice.logprobs = []
+                choice.logprobs.extend(tokens)
+            case UsageReport(usage=usage):
+                self._usage = _merge(self._usage, usage)
+            case Finished(index=index):
+                self._open(index).finished = event
+            case Started(model=model, request_id=request_id, body=body):
+                self._model = model or self._model
+                self._request_id = request_id or self._request_id
+                self._body = body or self._body
+            case TextDelta():
+                raise AssertionError("taken by add")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every choice that was opened, and at least one, has its terminal event."""
+        return bool(self._choices) and all(choice.finished for choice in self._choices.values())
+
+    @property
+    def has_content(self) -> bool:
+        """Whether anything of an answer has arrived, so that the call cannot be repeated unseen."""
+        return bool(self._choices)
+
+    def response(self) -> Response:
+        """What has arrived so far; a choice without a terminal event has no finish reason."""
+        return Response(
+            choices=tuple(_close(index, self._choices[index]) for index in sorted(self._choices)),
+            usage=self._usage,
+            model=self._model,
+            backend=self._backend,
+            request_id=self._request_id,
+            body=self._body,
+        )
+
+    def _open(self, index: int) -> _OpenChoice:
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = _OpenChoice()
+        return choice
+
+
+def collect(events: Iterable[Event]) -> Response:
+    """Fold events that are all here into the response they amount to."""
+    collector = Collector()
+    for event in events:
+        collector.add(event)
+    return collector.response()
+
+
+def _add_call(calls: list[_OpenCall], delta: ToolCallDelta) -> None:
+    """Find the call that `delta` continues, or open one."""
+    call = _continued(calls, delta)
+    if call is None:
+        calls.append(_OpenCall(delta.position, delta.id, delta.name, [delta.arguments]))
+        return
+    call.id = call.id or delta.id
+    call.name = call.name or delta.name
+    call.arguments.append(delta.arguments)
+
+
+def _continued(calls: list[_OpenCall], delta: ToolCallDelta) -> _OpenCall | None:
+    """The call under way that `delta` belongs to.
+
+    Seen in the wild: no index at all, index 0 for every call, the id repeated on each piece or given only on the
+    first, the name repeated. An id that is new always opens a call; a position alone continues the newest call
+    there; a piece with neither continues the last call, unless it names a function while that call is under way.
+    """
+    if delta.id:
+        for call in reversed(calls):
+            if call.id == delta.id and (delta.position is None or call.position in (None, delta.position)):
+                return call
+        # The first piece of a call may come without the id that a later piece brings.
+        for call in reversed(calls):
+            if call.position == delta.position and call.id is None and delta.position is not None:
+                return call
+        return None
+    if delta.position is not None:
+        for call in reversed(calls):
+            if call.position == delta.position:
+                return call
+        return None
+    if not calls or (delta.name and any(calls[-1].arguments)):
+        return None
+    return calls[-1]
+
+
+def _close(index: int, choice: _OpenChoice) -> ResponseChoice:
+    finished = choice.finished
+    calls = _in_order(choice.calls)
+    message = Message(
+        "assistant",
+        "".join(choice.text),
+        tuple(_tool_call(number, call) for number, call in enumerate(calls)),
+        reasoning="".join(choice.reasoning) if choice.reasoning else None,
+        refusal="".join(choice.refusal) if choice.refusal else None,
+    )
+    return ResponseChoice(
+        index,
+        message,
+        finished.reason if finished else None,
+        finished.raw_reason if finished else None,
+        tuple(choice.logprobs) if choice.logprobs is not None else None,
+    )
+
+
+def _in_order(calls: list[_OpenCall]) -> list[_OpenCall]:
+    """By position where every call has one of its own, else as they came."""
+    positions = [call.position for call in calls if call.position is not None]
+    if len(set(positions)) < len(calls):
+        return calls
+    return sorted(calls, key=lambda call: call.position or 0)
+
+
+def _tool_call(number: int, call: _OpenCall) -> ToolCall:
+    # Servers that leave out the id expect one all the same when the result is sent back.
+    return ToolCall(call.id or f"call_{number}", call.name or "", "".join(call.arguments))
+
+
+def _merge(old: Usage, new: Usage) -> Usage:
+    """`new` over `old`: a field that the later report leaves out keeps its earlier value."""
+    known = {name: value for name in new.__struct_fields__ if (value := getattr(new, name)) is not None}
+    return msgspec.structs.replace(old, **known)

@@ -1,0 +1,140 @@
+"""Where calls go by default: deployments, aliases and keys from a TOML file.
+
+What is given as an argument wins over the file, and the file wins over the environment variables that the vendors'
+own tools read, which each backend knows for itself. The file is the first of: the path given, `$ASYNCLLM_CONFIG`,
+`./asyncllm.toml`, `asyncllm/asyncllm.toml` in the user's configuration directory.
+
+    model = "fast"                      # for calls that name none
+
+    [aliases]
+    fast = ["eu", "openai:gpt-x"]       # one name for one model, or for several in order of preference
+
+    [deployments.eu]                    # a place of its own: backend, model, address, key
+    backend = "openai"
+    model = "gpt-x"
+    base_url = "https://eu.example/v1"
+    api_key_env = "EU_KEY"
+
+    [backends.llamacpp]                 # settings for every model of a backend
+    options = { n_parallel = 4 }
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from asyncllm.backend import Config, Secret
+from asyncllm.errors import ConfigError
+from asyncllm.types import Noun
+
+__all__ = ["BackendSettings", "Deployment", "Settings", "find_settings", "load_settings"]
+
+_FILE = "asyncllm.toml"
+
+
+class BackendSettings(Noun, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to reach one backend. Give the key itself or, better, the name of the variable that holds it."""
+
+    base_url: str | None = None
+    api_key: str | None = None
+    api_key_env: str | None = None
+    options: dict[str, Any] = {}
+
+    _private = frozenset({"api_key", "options"})
+
+    def config(self, backend: str, env: Mapping[str, str], where: str) -> Config:
+        """The settings as a backend takes them. Raises `ConfigError` where the named variable is not set."""
+        key = self.api_key
+        if self.api_key_env is not None:
+            key = env.get(self.api_key_env, "").strip()
+            if not key:
+                raise ConfigError(
+                    f"{where} takes its key from the variable {self.api_key_env}, which is not set",
+                    backend=backend,
+                    field="api_key_env",
+                )
+        return Config(
+            backend=backend,
+            base_url=self.base_url,
+            api_key=Secret(key) if key else None,
+            options=self.options,
+        )
+
+
+class Deployment(BackendSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model at a place of its own."""
+
+    backend: str
+    model: str
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything the configuration file can say."""
+
+    model: str | list[str] | None = None
+    """For calls that name no model."""
+    aliases: dict[str, str | list[str]] = {}
+    deployments: dict[str, Deployment] = {}
+    backends: dict[str, BackendSettings] = {}
+
+    def expand(self, name: str) -> list[str]:
+        """Follow aliases down to deployments and `backend:model` strings, in order of preference.
+
+        Raises `ConfigError` for an alias that leads back to itself.
+        """
+        return self._expand(name, ())
+
+    def _expand(self, name: str, seen: tuple[str, ...]) -> list[str]:
+        target = self.aliases.get(name)
+        if target is None:
+            return [name]
+        if name in seen:
+            raise ConfigError(f"the alias {name!r} leads back to itself: {' > '.join((*seen, name))}", field="aliases")
+        targets = [target] if isinstance(target, str) else target
+        if not targets:
+            raise ConfigError(f"the alias {name!r} stands for no model", field=f"aliases.{name}")
+        return [model for one in targets for model in self._expand(one, (*seen, name))]
+
+
+def find_settings(env: Mapping[str, str]) -> Path | None:
+    """The configuration file in force, or `None`.
+
+    Raises `ConfigError` if `$ASYNCLLM_CONFIG` names a file that is not there.
+    """
+    named = env.get("ASYNCLLM_CONFIG", "").strip()
+    if named:
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"ASYNCLLM_CONFIG names {named}, which is not a file", field="ASYNCLLM_CONFIG")
+        return path
+    home = env.get("XDG_CONFIG_HOME", "").strip() or (f"{env['HOME']}/.config" if env.get("HOME") else "")
+    places = [Path(_FILE), *([Path(home) / "asyncllm" / _FILE] if home else [])]
+    return next((path for path in places if path.is_file()), None)
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Read a configuration file; no file means no settings.
+
+    Raises `ConfigError` naming the line of a syntax error, or the place of a value that cannot be right.
+    """
+    if path is None:
+        return Settings()
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {type(error).__name__}", field=str(path)) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}", field=str(path)) from None
+    try:
+        settings = msgspec.convert(document, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {error}", field=str(path)) from None
+    for name in settings.aliases:
+        settings.expand(name)
+    return settings

@@ -1,0 +1,321 @@
+"""Whole OpenAI-shaped replies to events and nouns.
+
+A reply is decoded straight into structs. Where a server departs from the types (numbers as text, NaN, a lone
+surrogate, a null for a list), the same document is read a second time, leniently: one odd field must not cost a
+paid answer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from asyncllm.errors import ResponseValidationError
+from asyncllm.events import (
+    Event,
+    Finished,
+    LogprobsDelta,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    UsageReport,
+)
+from asyncllm.rejection import embedded_error
+from asyncllm.types import Embeddings, FinishReason, ModelInfo, TokenLogprob, Usage
+
+__all__ = ["read_embeddings", "read_models", "read_reply"]
+
+T = TypeVar("T")
+
+_FINISH: dict[str, FinishReason] = {
+    "abort": "error",
+    "content_filter": "content_filter",
+    "end_turn": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "error": "error",
+    "function_call": "tool_calls",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "stop": "stop",
+    "stop_sequence": "stop",
+    "tool_calls": "tool_calls",
+    "tool_use": "tool_calls",
+}
+
+
+# Structs that live for one chunk and hold no cycles: nothing for the collector to track (`gc=False`).
+
+
+class InputDetails(Struct, gc=False):
+    cached_tokens: int | None = None
+    audio_tokens: int | None = None
+
+
+class OutputDetails(Struct, gc=False):
+    reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
+
+
+class WireUsage(Struct, gc=False):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: InputDetails | None = None
+    completion_tokens_details: OutputDetails | None = None
+
+
+class WireFunction(Struct, gc=False):
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None  # some servers send the arguments decoded
+
+
+class WireCall(Struct, gc=False):
+    index: int | None = None
+    id: str | None = None
+    function: WireFunction | None = None
+
+
+class WireTop(Struct, gc=False):
+    token: str
+    logprob: float | None = None
+    bytes: list[int] | None = None
+
+
+class WireToken(WireTop, gc=False):
+    top_logprobs: list[WireTop] | None = None
+
+
+class WireLogprobs(Struct, gc=False):
+    """Chat has `content` and `refusal`; completions have parallel lists."""
+
+    content: list[WireToken] | None = None
+    refusal: list[WireToken] | None = None
+    tokens: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+
+class WireMessage(Struct, gc=False):
+    """The `message` of a whole reply and the `delta` of a chunk, which differ in nothing that is read."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[WireCall] | None = None
+
+
+class WireChoice(Struct, gc=False):
+    index: int = 0
+    delta: WireMessage | None = None
+    message: WireMessage | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: WireLogprobs | None = None
+
+
+class WireReply(Struct, gc=False):
+    """A whole reply or one chunk of a stream, chat or completion."""
+
+    id: str | None = None
+    model: str | None = None
+    object: str | None = None
+    choices: list[WireChoice] | None = None
+    usage: WireUsage | None = None
+    error: msgspec.Raw | None = None
+
+
+class _WireVector(Struct, gc=False):
+    embedding: bytes | list[float]  # msgspec reads the base64 form into bytes
+    index: int = 0
+
+
+class _WireVectors(Struct, gc=False):
+    data: list[_WireVector]
+    model: str | None = None
+    usage: WireUsage | None = None
+
+
+class _WireModel(Struct, gc=False):
+    id: str
+    owned_by: str | None = None
+    max_model_len: int | None = None
+
+
+class _WireModels(Struct, gc=False):
+    data: list[_WireModel]
+
+
+_reply = msgspec.json.Decoder(WireReply)
+_vectors = msgspec.json.Decoder(_WireVectors)
+_models = msgspec.json.Decoder(_WireModels)
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
+    """Decode `body`, leniently where the strict way fails. Raises `ResponseValidationError`."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as strict:
+        try:
+            document = json.loads(body.decode("utf-8", "replace").lstrip("\ufeff"), parse_constant=lambda _: None)
+            return msgspec.convert(_without_infinities(document), decoder.type, strict=False)
+        except ValueError:
+            # The texts of the two errors name places, but a JSON error may quote what it found there.
+            reason = str(strict) if isinstance(strict, msgspec.ValidationError) else "it is not JSON"
+            raise ResponseValidationError(
+                f"{what} of {len(body)} bytes cannot be read: {reason}", body=body[:65536]
+            ) from None
+
+
+def _without_infinities(value: Any) -> Any:
+    """Numbers too large for a float come out of Python's parser as infinity, which no field here means."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_infinities(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_infinities(item) for item in value]
+    return value
+
+
+def read_reply(body: bytes, *, sent: bytes = b"") -> list[Event]:
+    """Events of a whole chat or text completion.
+
+    Raises `APIStatusError` for an error in a reply of status 200, `ResponseValidationError` for one that cannot be
+    read. `sent` is the request's body, which no error text may repeat.
+    """
+    reply = decode(body, _reply, "a reply")
+    check_error(reply, body, sent)
+    if reply.choices is None:
+        raise ResponseValidationError("the reply has no `choices`", body=body[:65536])
+    events: list[Event] = [Started(reply.model, reply.id, body)]
+    for choice in reply.choices:
+        events += choice_events(choice)
+    if reply.usage is not None:
+        events.append(UsageReport(read_usage(reply.usage)))
+    # A whole reply is complete however it names its end, so each choice gets its terminal event.
+    events += [finished(choice.index, choice.finish_reason) for choice in reply.choices]
+    return events
+
+
+def check_error(reply: WireReply, document: bytes, sent: bytes) -> None:
+    """Raise what an error document in place of a reply or chunk means."""
+    if reply.error is not None or (reply.object == "error" and not reply.choices):
+        error = embedded_error(document, sent=sent)
+        if error is not None:
+            raise error
+
+
+def choice_events(choice: WireChoice) -> list[Event]:
+    """What one choice of a reply or of a chunk adds, its end apart."""
+    events: list[Event] = []
+    index = choice.index
+    message = choice.delta or choice.message
+    if message is not None:
+        reasoning = message.reasoning_content or message.reasoning
+        if reasoning:
+            events.append(ReasoningDelta(reasoning, index))
+        if message.content:
+            events.append(TextDelta(message.content, index))
+        if message.refusal:
+            events.append(RefusalDelta(message.refusal, index))
+        for call in message.tool_calls or ():
+            events.append(_call_event(call, index))
+    if choice.text:
+        events.append(TextDelta(choice.text, index))
+    if choice.logprobs is not None:
+        tokens = read_logprobs(choice.logprobs)
+        if tokens:
+            events.append(LogprobsDelta(tokens, index))
+    return events
+
+
+def _call_event(call: WireCall, index: int) -> ToolCallDelta:
+    function = call.function or WireFunction()
+    arguments = function.arguments
+    if isinstance(arguments, dict):
+        arguments = msgspec.json.encode(arguments).decode()
+    return ToolCallDelta(call.index, call.id or None, function.name or None, arguments or "", index)
+
+
+def finished(index: int, word: str | None) -> Finished:
+    """The terminal event for the backend's own word; some servers write the word `null` for null."""
+    if not word or word == "null":
+        return Finished(None, None, index)
+    return Finished(_FINISH.get(word), word, index)
+
+
+def read_usage(usage: WireUsage) -> Usage:
+    """Counts as the server gave them: what it left out stays unknown."""
+    inputs, outputs = usage.prompt_tokens_details or InputDetails(), usage.completion_tokens_details or OutputDetails()
+    return Usage(
+        input_tokens=usage.prompt_tokens,
+        output_tokens=usage.completion_tokens,
+        cached_tokens=inputs.cached_tokens,
+        reasoning_tokens=outputs.reasoning_tokens,
+        input_audio_tokens=inputs.audio_tokens,
+        output_audio_tokens=outputs.audio_tokens,
+    )
+
+
+def read_logprobs(logprobs: WireLogprobs) -> tuple[TokenLogprob, ...]:
+    """Token probabilities from either form; a token without one (the first of an echo) is left out."""
+    if logprobs.tokens is not None:
+        values = logprobs.token_logprobs or []
+        tops = logprobs.top_logprobs or [None] * len(values)
+        return tuple(
+            TokenLogprob(token, value, None, tuple(TokenLogprob(*item) for item in (top or {}).items()))
+            for token, value, top in zip(logprobs.tokens, values, tops, strict=False)
+            if value is not None
+        )
+    return tuple(
+        TokenLogprob(token.token, token.logprob, _bytes(token), _tops(token))
+        for token in [*(logprobs.content or ()), *(logprobs.refusal or ())]
+        if token.logprob is not None
+    )
+
+
+def _tops(token: WireToken) -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(top.token, top.logprob, _bytes(top)) for top in token.top_logprobs or () if top.logprob is not None
+    )
+
+
+def _bytes(token: WireTop) -> tuple[int, ...] | None:
+    return None if token.bytes is None else tuple(token.bytes)
+
+
+def read_embeddings(body: bytes, *, count: int) -> Embeddings:
+    """Vectors in the order of the texts. Raises `ResponseValidationError` unless there are `count`."""
+    reply = decode(body, _vectors, "an embeddings reply")
+    ordered = sorted(reply.data, key=lambda item: item.index)
+    if len(ordered) != count:
+        raise ResponseValidationError(f"{count} texts were sent and {len(ordered)} vectors came back")
+    return Embeddings(
+        vectors=tuple(_vector(item.embedding) for item in ordered),
+        usage=read_usage(reply.usage) if reply.usage else Usage(),
+        model=reply.model,
+    )
+
+
+def _vector(wire: bytes | list[float]) -> array[float]:
+    vector = array("f")
+    if isinstance(wire, bytes):
+        vector.frombytes(wire)
+    else:
+        vector.extend(wire)
+    return vector
+
+
+def read_models(body: bytes) -> list[ModelInfo]:
+    """The reply to `GET /models`."""
+    reply = decode(body, _models, "a model list")
+    return [ModelInfo(id=model.id, owned_by=model.owned_by, context_tokens=model.max_model_len) for model in reply.data]

@@ -1,0 +1,293 @@
+"""Nouns to OpenAI request bodies, and OpenAI-shaped message dicts to nouns.
+
+Bodies are built as plain dicts and encoded once: what is unset is never put in, so it cannot become a null.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from asyncllm.backend import EmbedRequest
+from asyncllm.errors import InvalidRequestError
+from asyncllm.types import (
+    AudioPart,
+    Choice,
+    Constraint,
+    ContentPart,
+    FilePart,
+    Grammar,
+    ImagePart,
+    JsonSchema,
+    Message,
+    Regex,
+    Request,
+    Sampling,
+    TextPart,
+    Tool,
+    ToolCall,
+)
+
+__all__ = ["Flavor", "message_from_dict", "tool_from_dict", "write_chat", "write_completion", "write_embeddings"]
+
+_NO_SAMPLING = Sampling()
+_encode = msgspec.json.Encoder().encode
+
+
+class Flavor(Struct, frozen=True, kw_only=True):
+    """How one kind of server departs from the common form."""
+
+    max_tokens: str = "max_tokens"
+    """Name of the output limit; OpenAI's own chat API takes `max_completion_tokens`."""
+    include_usage: bool = True
+    """Ask for usage at the end of a stream; servers older than the option refuse it."""
+    reasoning_content: bool = True
+    """Send an assistant's reasoning back in `reasoning_content`; OpenAI's own API has no field for it."""
+
+
+def write_chat(request: Request, flavor: Flavor = Flavor()) -> bytes:
+    """The body of `POST /chat/completions`."""
+    body: dict[str, Any] = {
+        "model": request.model,
+        "messages": [_message(message, flavor) for message in request.messages],
+    }
+    if request.tools:
+        body["tools"] = [_tool(tool) for tool in request.tools]
+    if isinstance(request.tool_choice, str):
+        word = request.tool_choice
+        named = {"type": "function", "function": {"name": word}}
+        body["tool_choice"] = word if word in ("auto", "none", "required") else named
+    if request.parallel_tool_calls is not UNSET:
+        body["parallel_tool_calls"] = request.parallel_tool_calls
+    if request.constraint is not None:
+        body |= _constraint(request.constraint)
+    return _finish(body, request, flavor)
+
+
+def write_completion(request: Request, flavor: Flavor = Flavor()) -> bytes:
+    """The body of `POST /completions`."""
+    body: dict[str, Any] = {"model": request.model, "prompt": request.prompt}
+    if request.constraint is not None:
+        body |= _constraint(request.constraint)
+    return _finish(body, request, flavor)
+
+
+def write_embeddings(request: EmbedRequest) -> bytes:
+    """The body of `POST /embeddings`; base64 is a quarter of the size of decimals and decodes without parsing."""
+    body: dict[str, Any] = {"model": request.model, "input": request.texts, "encoding_format": "base64"}
+    if request.dimensions is not UNSET:
+        body["dimensions"] = request.dimensions
+    return _encode(body | request.extra)
+
+
+def _finish(body: dict[str, Any], request: Request, flavor: Flavor) -> bytes:
+    sampling = request.sampling
+    if sampling != _NO_SAMPLING:
+        given = msgspec.structs.asdict(sampling)
+        body |= {name: value for name, value in given.items() if value is not UNSET}
+        if "max_tokens" in body and flavor.max_tokens != "max_tokens":
+            body[flavor.max_tokens] = body.pop("max_tokens")
+        if "top_logprobs" in body:
+            body.setdefault("logprobs", True)
+        if not request.is_chat and body.get("logprobs"):
+            # Completions count alternatives in the one field that chat has as a flag.
+            body["logprobs"] = body.pop("top_logprobs", 1)
+    if request.stream:
+        body["stream"] = True
+        if flavor.include_usage:
+            body["stream_options"] = {"include_usage": True}
+    if request.extra:
+        body |= request.extra
+    return _encode(body)
+
+
+def _message(message: Message, flavor: Flavor) -> dict[str, Any]:
+    content = message.content
+    if message.role == "user" and isinstance(content, str) and message.name is None:
+        return {"role": "user", "content": content}
+    wire: dict[str, Any] = {"role": message.role}
+    wire["content"] = content if isinstance(content, str) else [_part(part) for part in content]
+    if message.tool_calls:
+        wire["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+        wire["content"] = wire["content"] or None
+    if message.tool_call_id is not None:
+        wire["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        wire["name"] = message.name
+    if message.refusal is not None:
+        wire["refusal"] = message.refusal
+    if message.reasoning is not None and flavor.reasoning_content:
+        wire["reasoning_content"] = message.reasoning
+    return wire
+
+
+def _part(part: ContentPart) -> dict[str, Any]:
+    match part:
+        case TextPart(text=text):
+            return {"type": "text", "text": text}
+        case ImagePart(detail=detail):
+            return {"type": "image_url", "image_url": _set(url=part.as_url, detail=detail)}
+        case AudioPart(data=data, format=format_):
+            return {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": format_}}
+        case FilePart(file_id=str(file_id)):
+            return {"type": "file", "file": {"file_id": file_id}}
+        case FilePart(filename=filename):
+            return {"type": "file", "file": _set(file_data=part.as_url, filename=filename)}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    function = _set(name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict)
+    return {"type": "function", "function": function}
+
+
+def _constraint(constraint: Constraint) -> dict[str, Any]:
+    """The constraint as body fields. OpenAI's API has only the schema; the rest are llama.cpp's and vLLM's names."""
+    match constraint:
+        case JsonSchema(schema=schema, name=name, strict=strict):
+            form = _set(name=name, schema=schema, strict=strict)
+            return {"response_format": {"type": "json_schema", "json_schema": form}}
+        case Grammar(grammar=grammar):
+            return {"grammar": grammar}
+        case Regex(pattern=pattern):
+            return {"structured_outputs": {"regex": pattern}}
+        case Choice(options=options):
+            return {"structured_outputs": {"choice": list(options)}}
+
+
+def _set(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not UNSET}
+
+
+# -- message dicts -----------------------------------------------------------------------------------------------
+
+
+class _Url(Struct):
+    url: str
+    detail: str | msgspec.UnsetType = UNSET
+
+
+class _Audio(Struct):
+    data: bytes  # msgspec reads base64
+    format: str = "wav"
+
+
+class _File(Struct):
+    file_id: str | msgspec.UnsetType = UNSET
+    file_data: str | msgspec.UnsetType = UNSET
+    filename: str | msgspec.UnsetType = UNSET
+
+
+class _TextWire(Struct, tag_field="type", tag="text"):
+    text: str
+
+
+class _ImageWire(Struct, tag_field="type", tag="image_url"):
+    image_url: _Url
+
+
+class _AudioWire(Struct, tag_field="type", tag="input_audio"):
+    input_audio: _Audio
+
+
+class _FileWire(Struct, tag_field="type", tag="file"):
+    file: _File
+
+
+class _Function(Struct):
+    name: str
+    arguments: str = ""
+
+
+class _CallWire(Struct):
+    id: str
+    function: _Function
+
+
+class _MessageWire(Struct, forbid_unknown_fields=True):
+    role: str
+    content: str | list[_TextWire | _ImageWire | _AudioWire | _FileWire] | None = None
+    tool_calls: list[_CallWire] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    annotations: Any = None  # what OpenAI's replies carry beside the answer and its requests ignore
+    audio: Any = None
+    function_call: None = None
+
+
+def message_from_dict(wire: Mapping[str, Any], field: str = "message") -> Message:
+    """Read one OpenAI-shaped message, `{"role": ..., "content": ...}`.
+
+    Raises `InvalidRequestError` naming the place below `field`; the value itself is never repeated.
+    """
+    try:
+        message = msgspec.convert(wire, _MessageWire)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(f"{field} is not a chat message: {error}", field=field) from None
+    calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
+    content = message.content
+    try:
+        return Message(
+            message.role,  # type: ignore[arg-type]  # checked by Message itself, with a better text
+            content if isinstance(content, str) else tuple(map(_part_from_wire, content or ())) or "",
+            calls,
+            message.tool_call_id,
+            message.name,
+            message.reasoning_content,
+            message.refusal,
+        )
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{field}: {error.message}", field=f"{field}.{error.field}") from None
+
+
+class _FunctionTool(Struct, forbid_unknown_fields=True):
+    name: str
+    description: str | msgspec.UnsetType = UNSET
+    parameters: dict[str, Any] | msgspec.UnsetType = UNSET
+    strict: bool | msgspec.UnsetType = UNSET
+
+
+class _ToolWire(Struct, tag_field="type", tag="function", forbid_unknown_fields=True):
+    function: _FunctionTool
+
+
+def tool_from_dict(wire: Mapping[str, Any], field: str = "tool") -> Tool:
+    """Read one OpenAI-shaped tool, `{"type": "function", "function": {...}}`. Raises `InvalidRequestError`."""
+    try:
+        tool = msgspec.convert(wire, _ToolWire).function
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(f"{field} is not a function tool: {error}", field=field) from None
+    return Tool(tool.name, tool.description, tool.parameters, tool.strict)
+
+
+def _part_from_wire(part: _TextWire | _ImageWire | _AudioWire | _FileWire) -> ContentPart:
+    match part:
+        case _TextWire(text=text):
+            return TextPart(text)
+        case _ImageWire(image_url=_Url(url=url, detail=detail)):
+            return ImagePart(url=url, detail=detail)
+        case _AudioWire(input_audio=_Audio(data=data, format=format_)):
+            return AudioPart(data, format_)
+        case _FileWire(file=_File(file_id=str(file_id), filename=filename)):
+            return FilePart(file_id=file_id, filename=filename)
+        case _FileWire(file=_File(file_data=file_data, filename=filename)):
+            media_type, data = _read_data_url(file_data)
+            return FilePart(data=data, filename=filename, media_type=media_type)
+
+
+def _read_data_url(url: str | msgspec.UnsetType) -> tuple[str, bytes]:
+    head, comma, payload = (url if isinstance(url, str) else "").partition(",")
+    if not (comma and head.startswith("data:") and head.endswith(";base64")):
+        raise InvalidRequestError("file_data is a data: URL in base64, or give file_id", field="file_data")
+    try:
+        return head[5:-7], base64.b64decode(payload, validate=True)
+    except ValueError:
+        raise InvalidRequestError("file_data is not valid base64", field="file_data") from None

@@ -1,0 +1,114 @@
+"""What a stream yields.
+
+A backend yields any number of `Started`, deltas and `UsageReport`s, and one `Finished` for each choice that it
+opened, after that choice's last delta. A stream that ends without them is interrupted, not complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TypeAlias
+
+from asyncllm.types import FinishReason, Noun, TokenLogprob, Usage
+
+# No event can be part of a reference cycle, so none needs to be tracked by the collector (`gc=False`): a stream makes
+# one for each token.
+
+__all__ = [
+    "Event",
+    "Events",
+    "Finished",
+    "LogprobsDelta",
+    "ReasoningDelta",
+    "RefusalDelta",
+    "Started",
+    "TextDelta",
+    "ToolCallDelta",
+    "UsageReport",
+]
+
+
+class Started(Noun, frozen=True, gc=False):
+    """The backend accepted the call and says who answers."""
+
+    model: str | None = None
+    request_id: str | None = None
+    body: bytes | None = None
+    """The JSON body of a reply that came in one piece, as received."""
+
+    _private = frozenset({"body"})
+
+
+class TextDelta(Noun, frozen=True, gc=False):
+    """The next piece of a choice's text."""
+
+    text: str
+    index: int = 0
+    """Which choice, for calls with `n` above one."""
+
+    _private = frozenset({"text"})
+
+
+class ReasoningDelta(Noun, frozen=True, gc=False):
+    """The next piece of a choice's visible thinking."""
+
+    text: str
+    index: int = 0
+
+    _private = frozenset({"text"})
+
+
+class RefusalDelta(Noun, frozen=True, gc=False):
+    """The next piece of the model's own words for not answering."""
+
+    text: str
+    index: int = 0
+
+    _private = frozenset({"text"})
+
+
+class ToolCallDelta(Noun, frozen=True, gc=False):
+    """A piece of a tool call. Pieces with the same `position`, or else the same `id`, belong together."""
+
+    position: int | None = None
+    """Place of the call among the choice's calls, where the backend says it."""
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+    """The next piece of the arguments' JSON text."""
+    index: int = 0
+
+    _private = frozenset({"arguments"})
+
+
+class LogprobsDelta(Noun, frozen=True, gc=False):
+    """Log probabilities of the tokens that a choice gained."""
+
+    tokens: tuple[TokenLogprob, ...]
+    index: int = 0
+
+    _private = frozenset({"tokens"})
+
+
+class UsageReport(Noun, frozen=True, gc=False):
+    """What the call has consumed so far; a later report replaces an earlier one, field by field."""
+
+    usage: Usage
+
+
+class Finished(Noun, frozen=True, gc=False):
+    """A choice is complete."""
+
+    reason: FinishReason | None
+    """Normalised; `None` where the backend ended the reply properly without saying why."""
+    raw_reason: str | None = None
+    """The backend's own word."""
+    index: int = 0
+
+
+Event: TypeAlias = (
+    Started | TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | LogprobsDelta | UsageReport | Finished
+)
+
+Events: TypeAlias = AsyncIterator[Event]
+"""What `Backend.open` lends. It owns nothing: resources belong to the context manager around it."""

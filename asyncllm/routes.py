@@ -1,0 +1,219 @@
+"""From a model string to the backend that serves it, connected on first use and wrapped in its layers once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from asyncllm.backend import Backend, Clock, Context, Secret, Transport
+from asyncllm.calls import Model
+from asyncllm.config import BackendSettings, Settings
+from asyncllm.errors import ConfigError
+from asyncllm.middleware import Open
+from asyncllm.middleware.deadlines import deadlines
+from asyncllm.middleware.gate import gate
+from asyncllm.middleware.retry import Retry, retry
+from asyncllm.registry import Registry
+from asyncllm.types import Noun
+
+__all__ = ["Arguments", "LoopClock", "Place", "Routes", "Target"]
+
+_DEFAULT_BACKEND = "openai"
+
+
+class Arguments(Noun, frozen=True, kw_only=True):
+    """What the client was given for one backend, over what the configuration file says."""
+
+    base_url: str | None = None
+    api_key: Secret | None = None
+    options: Mapping[str, Any] = {}
+
+    _private = frozenset({"options"})
+
+
+class Place(Struct, frozen=True):
+    """A connected backend."""
+
+    name: str
+    """The backend's registered name."""
+    backend: Backend
+    open: Open
+    """`backend.open` within its layers."""
+
+
+class Target(Struct, frozen=True):
+    """A model at its place."""
+
+    place: Place
+    model: str
+
+
+class _Location(Struct, frozen=True):
+    """Where a model string points, before anything is connected. Two strings with one `key` share a backend."""
+
+    key: str
+    backend: str
+    model: str
+    settings: BackendSettings
+
+
+class LoopClock:
+    """`backend.Clock` of the running event loop."""
+
+    def time(self) -> float:
+        """Seconds on a clock that never goes back."""
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float, /) -> None:
+        """Return after `seconds`."""
+        await asyncio.sleep(seconds)
+
+
+class Routes:
+    """Resolves model strings for one client, and holds the backends they lead to."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        env: Mapping[str, str],
+        model: Model | None,
+        arguments: Arguments,
+        retry: Retry,
+        backend: Backend | None,
+        transport: Transport | None,
+    ) -> None:
+        self.registry = Registry()
+        self._settings = settings
+        self._env = env
+        self._default = model or settings.model
+        self._arguments = arguments
+        self._retry = retry
+        self._transport = transport
+        self._clock: Clock = LoopClock()
+        self._places: dict[str, Place] = {}
+        self._targets: dict[str, list[Target]] = {}
+        self._only = None if backend is None else self._wrap(type(backend).__name__, backend)
+
+    def resolve(self, model: Model | None = None) -> list[Target]:
+        """The places to try, in order. Connects what is not connected yet.
+
+        Raises `ConfigError`: no model, an unknown backend or alias, a setting or key that is missing.
+        """
+        names = self._names(model)
+        if len(names) == 1:
+            return self._resolve(names[0])
+        return [target for name in names for target in self._resolve(name)]
+
+    def place(self, backend: str | None = None) -> Place:
+        """The place of a backend or deployment by its name, or of the default model."""
+        if self._only is not None or backend is None:
+            return self.resolve()[0].place
+        if backend in self._settings.deployments:
+            return self._connect(self._locate(backend))
+        return self._connect(_Location(backend, backend, "", self._backend_settings(backend)))
+
+    async def aclose(self) -> None:
+        """Close every backend, then the transport they share; one that fails does not keep the others open."""
+        places = [*self._places.values(), *([self._only] if self._only else [])]
+        self._places.clear()
+        self._targets.clear()
+        errors: list[Exception] = []
+        for close in [
+            *(place.backend.aclose for place in places),
+            *([self._transport.aclose] if self._transport else []),
+        ]:
+            try:
+                await close()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _names(self, model: Model | None) -> list[str]:
+        model = model or self._default
+        if not model:
+            if self._only is not None:
+                return [""]
+            raise ConfigError(
+                "no model: pass model='backend:model', or set `model` in asyncllm.toml; "
+                f"installed backends are {', '.join(self.registry.names())}",
+                field="model",
+            )
+        names = [model] if isinstance(model, str) else list(model)
+        if not all(isinstance(name, str) and name for name in names):
+            raise ConfigError("model is a text such as 'openai:gpt-x', or a list of them", field="model")
+        return names
+
+    def _resolve(self, name: str) -> list[Target]:
+        targets = self._targets.get(name)
+        if targets is None:
+            if self._only is not None:
+                targets = [Target(self._only, name)]
+            else:
+                locations = [self._locate(one) for one in self._settings.expand(name)]
+                targets = [Target(self._connect(location), location.model) for location in locations]
+            self._targets[name] = targets
+        return targets
+
+    def _locate(self, name: str) -> _Location:
+        deployment = self._settings.deployments.get(name)
+        if deployment is not None:
+            return _Location(f"deployment {name}", deployment.backend, deployment.model, deployment)
+        backend, colon, model = name.partition(":")
+        if not colon or backend not in self.registry:
+            # A model's own name may hold slashes, so a slash separates only after the name of a backend.
+            head, slash, tail = name.partition("/")
+            if slash and head in self.registry:
+                backend, colon, model = head, slash, tail
+        if not colon:
+            raise ConfigError(
+                f"the model {name!r} names no backend and is no alias: write backend:model, as in openai:{name}",
+                field="model",
+            )
+        if not model:
+            raise ConfigError(f"{name!r} names the backend {backend!r} and no model", field="model")
+        return _Location(backend, backend, model, self._backend_settings(backend))
+
+    def _backend_settings(self, backend: str) -> BackendSettings:
+        return self._settings.backends.get(backend, BackendSettings())
+
+    def _connect(self, location: _Location) -> Place:
+        place = self._places.get(location.key)
+        if place is not None:
+            return place
+        connect = self.registry.load(location.backend)
+        config = location.settings.config(location.backend, self._env, location.key)
+        if location.key == self._argument_key():
+            arguments = self._arguments
+            config = msgspec.structs.replace(
+                config,
+                base_url=arguments.base_url or config.base_url,
+                api_key=arguments.api_key or config.api_key,
+                options={**config.options, **arguments.options},
+            )
+        if self._transport is None:
+            # Imported here: aiohttp costs several times what all of this package does.
+            from asyncllm.transport import AiohttpTransport
+
+            self._transport = AiohttpTransport()
+        context = Context(transport=self._transport, clock=self._clock, env=self._env)
+        place = self._places[location.key] = self._wrap(location.backend, connect(config, context))
+        return place
+
+    def _argument_key(self) -> str:
+        """The one place that the client's own arguments are for: a key must not travel to any other."""
+        if not self._default:
+            return _DEFAULT_BACKEND
+        first = self._default if isinstance(self._default, str) else self._default[0]
+        return self._locate(self._settings.expand(first)[0]).key
+
+    def _wrap(self, name: str, backend: Backend) -> Place:
+        open_ = gate(deadlines(backend.open))
+        if self._retry.attempts > 1:
+            open_ = retry(open_, self._retry, self._clock)
+        return Place(name, backend, open_)

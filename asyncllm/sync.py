@@ -1,0 +1,196 @@
+"""The same `Client` for code without an event loop.
+
+Every call runs on the asynchronous client, on one background loop a client: there is no second implementation. That
+loop is the client's own, so it works inside a running loop (Jupyter), inside threads, and across any number of
+`asyncio.run`. Ctrl-C, or any other exception that ends a wait, cancels the call it waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from asyncllm import client as asynchronous
+from asyncllm.calls import CallOptions, Model, Prompt
+from asyncllm.errors import APIConnectionError
+from asyncllm.events import Event
+from asyncllm.stream import Stream as AsyncStream
+from asyncllm.stream import TextStream as AsyncTextStream
+from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Response, Timeouts
+
+__all__ = ["Client", "Stream", "TextStream"]
+
+T = TypeVar("T")
+
+
+class _Runner:
+    """Runs coroutines on the background loop, starting it with the first one."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
+        self.closed = False
+
+    def run(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Await `call()` over there and return its result here."""
+        if self.closed:
+            raise APIConnectionError("this client is closed; make a new one", retryable=False)
+        if self._portal is None:
+            self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
+        future = self._portal.start_task_soon(call)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # of no effect on a call that failed by itself
+            raise
+
+    def close(self) -> None:
+        """End the loop and its thread."""
+        self.closed = True
+        self._stack.close()
+
+
+class Client:
+    """`asyncllm.Client` with methods that wait: same arguments, same results, same errors.
+
+    Use it in a `with` block, or end it with `close()`. Any number of threads may share one.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        self._client = asynchronous.Client(**arguments)
+        self._runner = _Runner()
+
+    def chat(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Response:
+        """Send a conversation and return the whole answer; see `asyncllm.Client.chat`."""
+        return self._runner.run(lambda: self._client.chat(prompt, **options))
+
+    def stream(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Stream:
+        """Send a conversation and read the answer as it is made: `with client.stream(...) as stream:`."""
+
+        async def make() -> AsyncStream:
+            return self._client.stream(prompt, **options)
+
+        return Stream(self._runner, self._runner.run(make))
+
+    def stream_text(self, prompt: Prompt, **options: Unpack[CallOptions]) -> TextStream:
+        """The text of the answer alone: `for text in client.stream_text("Hello"): ...`"""
+
+        async def make() -> AsyncTextStream:
+            return self._client.stream_text(prompt, **options)
+
+        return TextStream(self._runner, self._runner.run(make))
+
+    def complete(self, prompt: str | Sequence[int], **options: Unpack[CallOptions]) -> Response:
+        """Continue a text, or a list of token ids, without a chat template."""
+        return self._runner.run(lambda: self._client.complete(prompt, **options))
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        model: Model | None = None,
+        dimensions: int | None = None,
+        timeouts: Timeouts | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Embeddings:
+        """Embed texts, one vector each, in the order given."""
+        return self._runner.run(
+            lambda: self._client.embed(texts, model=model, dimensions=dimensions, timeouts=timeouts, extra=extra)
+        )
+
+    def check_prompt(self, prompt: Prompt, **options: Unpack[CallOptions]) -> PromptCheck:
+        """Count a conversation by the model's own tokenizer."""
+        return self._runner.run(lambda: self._client.check_prompt(prompt, **options))
+
+    def is_alive(self, *, model: Model | None = None) -> bool:
+        """Whether the backend would answer now. Never raises."""
+        return self._runner.run(lambda: self._client.is_alive(model=model))
+
+    def list_models(self, backend: str | None = None) -> Sequence[ModelInfo]:
+        """Models that a backend or deployment offers."""
+        return self._runner.run(lambda: self._client.list_models(backend))
+
+    def close(self) -> None:
+        """Stop what is running, free everything, and end the background loop. Idempotent."""
+        if not self._runner.closed:
+            try:
+                self._runner.run(self._client.aclose)
+            finally:
+                self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Stream:
+    """The events of one call: iterate inside `with`; `response` is complete after the loop."""
+
+    def __init__(self, runner: _Runner, stream: AsyncStream) -> None:
+        self._runner = runner
+        self._stream = stream
+
+    def __enter__(self) -> Self:
+        self._runner.run(self._stream.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.run(lambda: self._stream.__aexit__(None, None, None))
+
+    def __iter__(self) -> Iterator[Event]:
+        events = aiter(self._stream)
+        while (event := self._runner.run(lambda: _next(events))) is not None:
+            yield event
+
+    @property
+    def response(self) -> Response:
+        """The reply: whole after the loop, and what has arrived so far before its end."""
+        return self._stream.response
+
+
+class TextStream:
+    """The text of one answer, piece by piece. `close()`, or its `with` block, ends it early."""
+
+    def __init__(self, runner: _Runner, stream: AsyncTextStream) -> None:
+        self._runner = runner
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            while (text := self._runner.run(lambda: _next(self._stream))) is not None:
+                yield text
+        finally:
+            self.close()
+
+    @property
+    def response(self) -> Response:
+        """The reply: whole after the last piece."""
+        return self._stream.response
+
+    def close(self) -> None:
+        """Stop the model and free the connection. Idempotent."""
+        if not self._runner.closed:
+            self._runner.run(self._stream.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+async def _next(items: Any) -> Any:
+    # A StopAsyncIteration does not pass through a future.
+    return await anext(items, None)

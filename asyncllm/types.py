@@ -1,0 +1,547 @@
+"""The nouns of every call: messages, tools, sampling, requests, responses.
+
+Frozen msgspec structs without I/O. An option that was not given is `msgspec.UNSET`, which never reaches the wire;
+`None` appears only where it means "the backend did not say". Sampling names are OpenAI's where OpenAI has one and
+vLLM's where it does not.
+
+One file, longer than most: whoever reads a call reads its nouns together.
+
+What a struct holds of prompts, outputs and keys stays out of its `repr`: such fields show their size alone.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypedDict, get_args
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from asyncllm.errors import ConfigError, InvalidRequestError
+
+__all__ = [
+    "AudioPart",
+    "Choice",
+    "Constraint",
+    "ContentPart",
+    "Embeddings",
+    "FilePart",
+    "FinishReason",
+    "Grammar",
+    "ImagePart",
+    "JsonSchema",
+    "Message",
+    "ModelInfo",
+    "PromptCheck",
+    "Regex",
+    "Request",
+    "Response",
+    "ResponseChoice",
+    "Role",
+    "Sampling",
+    "SamplingOptions",
+    "TextPart",
+    "Timeouts",
+    "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolChoice",
+    "Usage",
+]
+
+Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
+
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "error"]
+"""Why a choice ended, normalised; `finish_reason_raw` beside it keeps the backend's own word."""
+
+ToolChoice: TypeAlias = str
+"""`auto`, `none` or `required`; any other string is the name of the one tool that must be called."""
+
+_ROLES: frozenset[str] = frozenset(get_args(Role))
+
+
+def _sized(value: object) -> str:
+    """What a repr may say of private content: its kind and its size."""
+    if isinstance(value, str):
+        return f"<{len(value)} chars>"
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, Sequence):
+        return f"<{len(value)} items>"
+    return f"<{type(value).__name__}>"
+
+
+class Noun(Struct, frozen=True):
+    """Base of the structs that may hold prompts or outputs: fields named in `_private` show their size alone."""
+
+    _private: ClassVar[frozenset[str]] = frozenset()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self._shown())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return list(self._shown())
+
+    def _shown(self) -> Iterator[tuple[str, str]]:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is UNSET or value is None or value == "" or value == () or value == {}:
+                continue
+            yield name, _sized(value) if name in self._private else repr(value)
+
+
+# -- what a prompt is made of ------------------------------------------------------------------------------------
+
+
+class TextPart(Noun, frozen=True, tag_field="type", tag="text"):
+    """Text inside a message of several parts."""
+
+    text: str
+
+    _private = frozenset({"text"})
+
+
+class ImagePart(Noun, frozen=True, tag_field="type", tag="image"):
+    """An image, by URL or as bytes: exactly one of `url` and `data`."""
+
+    url: str | UnsetType = UNSET
+    """An address that the backend can fetch, or a `data:` URL."""
+    data: bytes | UnsetType = UNSET
+    """The encoded file itself, for instance the bytes of a PNG."""
+    media_type: str = "image/png"
+    """MIME type of `data`."""
+    detail: str | UnsetType = UNSET
+    """OpenAI's `low`, `high` or `auto`."""
+
+    _private = frozenset({"url", "data"})
+
+    def __post_init__(self) -> None:
+        if (self.url is UNSET) == (self.data is UNSET):
+            raise InvalidRequestError("an image part takes exactly one of url= and data=", field="url")
+
+    @property
+    def as_url(self) -> str:
+        """The address given, or the bytes as a `data:` URL."""
+        return self.url if isinstance(self.url, str) else _data_url(self.data, self.media_type)
+
+
+class AudioPart(Noun, frozen=True, tag_field="type", tag="audio"):
+    """Recorded sound as bytes of an encoded file."""
+
+    data: bytes
+    format: str = "wav"
+    """`wav` or `mp3`, as the backend takes them."""
+
+    _private = frozenset({"data"})
+
+
+class FilePart(Noun, frozen=True, tag_field="type", tag="file"):
+    """A document, as bytes or by the id of an uploaded file: exactly one of `data` and `file_id`."""
+
+    data: bytes | UnsetType = UNSET
+    file_id: str | UnsetType = UNSET
+    filename: str | UnsetType = UNSET
+    media_type: str = "application/pdf"
+
+    _private = frozenset({"data", "filename"})
+
+    def __post_init__(self) -> None:
+        if (self.data is UNSET) == (self.file_id is UNSET):
+            raise InvalidRequestError("a file part takes exactly one of data= and file_id=", field="data")
+
+    @property
+    def as_url(self) -> str:
+        """The bytes as a `data:` URL."""
+        return _data_url(self.data, self.media_type)
+
+
+def _data_url(data: bytes | UnsetType, media_type: str) -> str:
+    assert isinstance(data, bytes)  # each part checks on construction that it has one of its two sources
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+ContentPart: TypeAlias = TextPart | ImagePart | AudioPart | FilePart
+
+
+class ToolCall(Noun, frozen=True):
+    """A call that the model asks for. `arguments` is its JSON text, which a model can get wrong."""
+
+    id: str
+    name: str
+    arguments: str
+
+    _private = frozenset({"arguments"})
+
+    def parse_arguments(self) -> Any:
+        """Decode `arguments`, an empty text as no arguments.
+
+        Raises `ValueError` (`msgspec.DecodeError`) where the model wrote something that is not JSON.
+        """
+        return msgspec.json.decode(self.arguments) if self.arguments.strip() else {}
+
+
+class Message(Noun, frozen=True):
+    """One turn of a conversation, in either direction."""
+
+    role: Role
+    content: str | Sequence[ContentPart] = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls that an assistant turn asks for."""
+    tool_call_id: str | None = None
+    """In a `tool` turn: the call that `content` answers."""
+    name: str | None = None
+    """Tells participants of the same role apart."""
+    reasoning: str | None = None
+    """The model's visible thinking; some backends want it sent back with tool results."""
+    refusal: str | None = None
+    """The model's own words for not answering."""
+
+    _private = frozenset({"content", "reasoning", "refusal"})
+
+    def __post_init__(self) -> None:
+        if self.role not in _ROLES:
+            raise InvalidRequestError(
+                f"unknown role {str(self.role)[:40]!r}; a role is one of {', '.join(sorted(_ROLES))}", field="role"
+            )
+
+    @property
+    def text(self) -> str:
+        """All text of the message, parts joined."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+
+
+class Tool(Noun, frozen=True):
+    """A function that the model may ask to have called."""
+
+    name: str
+    description: str | UnsetType = UNSET
+    parameters: dict[str, Any] | UnsetType = UNSET
+    """JSON schema of the arguments, an object."""
+    strict: bool | UnsetType = UNSET
+    """Ask the backend to hold the arguments to the schema."""
+
+    _private = frozenset({"description", "parameters"})
+
+
+# -- how to answer -----------------------------------------------------------------------------------------------
+
+
+class JsonSchema(Noun, frozen=True):
+    """Constrain the answer to JSON that fits `schema`."""
+
+    schema: dict[str, Any]
+    name: str = "answer"
+    strict: bool | UnsetType = UNSET
+    """OpenAI's strict mode, which accepts a subset of JSON schema and then guarantees it."""
+
+    _private = frozenset({"schema"})
+
+
+class Regex(Noun, frozen=True):
+    """Constrain the answer to a regular expression, matched against the whole of it."""
+
+    pattern: str
+
+    _private = frozenset({"pattern"})
+
+
+class Choice(Noun, frozen=True):
+    """Constrain the answer to one of `options`, literally."""
+
+    options: Sequence[str]
+
+    _private = frozenset({"options"})
+
+    def __post_init__(self) -> None:
+        if not self.options or isinstance(self.options, str):
+            raise InvalidRequestError("Choice takes a list of at least one string", field="options")
+
+
+class Grammar(Noun, frozen=True):
+    """Constrain the answer to a context-free grammar, in the notation that the backend reads (GBNF, EBNF, Lark)."""
+
+    grammar: str
+
+    _private = frozenset({"grammar"})
+
+
+Constraint: TypeAlias = JsonSchema | Regex | Choice | Grammar
+"""What the answer must be. One at a time: a call takes a single `constraint`."""
+
+_Count: TypeAlias = Annotated[int, Meta(ge=1)]
+_Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
+
+
+class Sampling(Noun, frozen=True, kw_only=True, omit_defaults=True):
+    """How tokens are chosen and when to stop. What is not set is the backend's business and stays off the wire."""
+
+    max_tokens: _Count | UnsetType = UNSET
+    """Output tokens at most, reasoning included."""
+    temperature: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
+    top_p: Annotated[float, Meta(gt=0, le=1)] | UnsetType = UNSET
+    stop: str | tuple[str, ...] | UnsetType = UNSET
+    """Texts that end the answer; they are not part of it unless `include_stop_str_in_output` is set."""
+    seed: int | UnsetType = UNSET
+    presence_penalty: _Penalty | UnsetType = UNSET
+    frequency_penalty: _Penalty | UnsetType = UNSET
+    logprobs: bool | UnsetType = UNSET
+    top_logprobs: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    """Alternatives a token, most likely first; asks for `logprobs` too."""
+    n: _Count | UnsetType = UNSET
+    """Independent answers to the same prompt."""
+    logit_bias: dict[str, float] | UnsetType = UNSET
+    """Token id, as text, to the bias added to its logit."""
+    reasoning_effort: str | UnsetType = UNSET
+    top_k: Annotated[int, Meta(ge=-1)] | UnsetType = UNSET
+    min_p: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    repetition_penalty: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
+    min_tokens: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    ignore_eos: bool | UnsetType = UNSET
+    include_stop_str_in_output: bool | UnsetType = UNSET
+    stop_token_ids: tuple[int, ...] | UnsetType = UNSET
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `Sampling` as keyword arguments of a call."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    stop: str | Sequence[str]
+    seed: int
+    presence_penalty: float
+    frequency_penalty: float
+    logprobs: bool
+    top_logprobs: int
+    n: int
+    logit_bias: dict[str, float]
+    reasoning_effort: str
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    min_tokens: int
+    ignore_eos: bool
+    include_stop_str_in_output: bool
+    stop_token_ids: Sequence[int]
+
+
+class Timeouts(Noun, frozen=True, kw_only=True):
+    """Deadlines of one call, in seconds; `None` waits for ever. Each has an error of its own."""
+
+    connect_s: float | None = 5
+    """Name look-up, connection and TLS: `ConnectTimeoutError`."""
+    pool_s: float | None = 60
+    """Waiting for a free connection or slot: `PoolTimeoutError`."""
+    first_event_s: float | None = 600
+    """From sending the request to the first event: `FirstEventTimeoutError`."""
+    event_idle_s: float | None = 300
+    """Between two events of a stream; keep-alive comments are not events: `EventIdleTimeoutError`."""
+    byte_idle_s: float | None = 60
+    """Between two reads of a running reply, keep-alive comments included: `ByteIdleTimeoutError`."""
+    total_s: float | None = None
+    """The whole call, with retries and the waits between them: `TotalTimeoutError`."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            seconds = getattr(self, name)
+            # A bool is an int, and NaN compares false with everything: say what is right, not what is wrong.
+            if seconds is not None and not (type(seconds) in (int, float) and seconds > 0):
+                raise ConfigError(
+                    f"{name} is a number of seconds above zero, or None for no limit; got {seconds!r}", field=name
+                )
+
+
+class Request(Noun, frozen=True, kw_only=True):
+    """One generation, as a backend receives it. A chat has `messages`, a text completion has `prompt`."""
+
+    model: str
+    """The model in the backend's own naming."""
+    messages: tuple[Message, ...] = ()
+    prompt: str | tuple[int, ...] | UnsetType = UNSET
+    """Text, or token ids of the model's own tokenizer."""
+    sampling: Sampling = Sampling()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | UnsetType = UNSET
+    parallel_tool_calls: bool | UnsetType = UNSET
+    constraint: Constraint | None = None
+    stream: bool = False
+    """Whether the caller wants the answer piece by piece. If not, a backend may ask for it whole."""
+    timeouts: Timeouts = Timeouts()
+    extra: dict[str, Any] = {}
+    """Options that only this provider knows, sent as they are."""
+
+    _private = frozenset({"messages", "prompt", "tools", "extra"})
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether this is a chat rather than a text completion."""
+        return self.prompt is UNSET
+
+
+# -- what comes back ---------------------------------------------------------------------------------------------
+
+_Tokens: TypeAlias = Annotated[int, Meta(ge=0)] | None
+
+
+class Usage(Noun, frozen=True, kw_only=True, omit_defaults=True):
+    """What one call consumed, as the backend reported it.
+
+    Counts are in the serving model's own tokens: add them within a model, never across. `None` means the backend
+    did not say, which is not the same as zero.
+    """
+
+    input_tokens: _Tokens = None
+    """Prompt tokens, cached and audio ones included."""
+    output_tokens: _Tokens = None
+    """Generated tokens of all choices, reasoning and audio ones included."""
+    cached_tokens: _Tokens = None
+    """The share of `input_tokens` read from a prefix cache."""
+    reasoning_tokens: _Tokens = None
+    """The share of `output_tokens` spent on reasoning."""
+    input_audio_tokens: _Tokens = None
+    """The share of `input_tokens` that was sound."""
+    output_audio_tokens: _Tokens = None
+    """The share of `output_tokens` that is sound."""
+
+    @property
+    def total_tokens(self) -> int | None:
+        """Input and output together, or `None` where either is unknown."""
+        if self.input_tokens is None or self.output_tokens is None:
+            return None
+        return self.input_tokens + self.output_tokens
+
+
+class TokenLogprob(Noun, frozen=True):
+    """One generated token with its natural-log probability, and its rivals, most likely first."""
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...] | None = None
+    """UTF-8 bytes of the token, which may be part of a character."""
+    top: tuple[TokenLogprob, ...] = ()
+
+    _private = frozenset({"token", "bytes", "top"})
+
+
+class ResponseChoice(Noun, frozen=True):
+    """One answer."""
+
+    index: int
+    message: Message
+    finish_reason: FinishReason | None = None
+    """`None` where the backend ended the reply without saying why, or the reply is partial."""
+    finish_reason_raw: str | None = None
+    """The backend's own word."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+    _private = frozenset({"logprobs"})
+
+
+_NO_CHOICE = ResponseChoice(0, Message("assistant"))
+
+
+class Response(Noun, frozen=True, kw_only=True):
+    """A reply, folded from its events. The properties speak of the choice with the lowest index."""
+
+    choices: tuple[ResponseChoice, ...] = ()
+    """Answers in order of their index."""
+    usage: Usage = Usage()
+    model: str | None = None
+    """The model that answered, as the backend names it."""
+    backend: str | None = None
+    """The backend that answered."""
+    request_id: str | None = None
+    """The backend's id for the call."""
+    cost_usd: float | None = None
+    """US dollars, or `None` where no price is known."""
+    parsed: Any = None
+    """The answer decoded to the `output_type` of the call."""
+    body: bytes | None = None
+    """The JSON body as received, for a call that was not streamed over HTTP."""
+
+    _private = frozenset({"parsed", "body"})
+
+    @property
+    def _first(self) -> ResponseChoice:
+        return self.choices[0] if self.choices else _NO_CHOICE
+
+    @property
+    def text(self) -> str:
+        """Text of the answer; empty where there is none, for instance beside tool calls."""
+        return self._first.message.text
+
+    @property
+    def reasoning(self) -> str | None:
+        """The model's visible thinking."""
+        return self._first.message.reasoning
+
+    @property
+    def refusal(self) -> str | None:
+        """The model's own words for not answering."""
+        return self._first.message.refusal
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """Calls that the answer asks for."""
+        return self._first.message.tool_calls
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the answer ended."""
+        return self._first.finish_reason
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...] | None:
+        """Log probabilities of the answer's tokens, where the call asked for them."""
+        return self._first.logprobs
+
+    @property
+    def raw(self) -> Any:
+        """`body` decoded, for what this struct does not carry; `None` without a body."""
+        return None if self.body is None else msgspec.json.decode(self.body)
+
+
+class Embeddings(Noun, frozen=True, kw_only=True):
+    """One vector a text, in the order given: `len`, indexing and iteration are those of `vectors`."""
+
+    vectors: tuple[Sequence[float], ...]
+    """float32 rows of equal width."""
+    usage: Usage = Usage()
+    model: str | None = None
+
+    _private = frozenset({"vectors"})
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, index: int) -> Sequence[float]:
+        return self.vectors[index]
+
+    def __iter__(self) -> Iterator[Sequence[float]]:
+        return iter(self.vectors)
+
+
+class PromptCheck(Struct, frozen=True, kw_only=True):
+    """Whether a prompt fits the model, by the backend's own count: truthy if it does."""
+
+    tokens: int
+    """Prompt tokens, chat template included."""
+    limit: int | None
+    """Tokens that the model takes in one call, prompt and answer together; `None` where there is no limit."""
+    max_tokens: int = 0
+    """Room asked for the answer."""
+
+    def __bool__(self) -> bool:
+        return self.limit is None or self.tokens + self.max_tokens <= self.limit
+
+
+class ModelInfo(Struct, frozen=True, kw_only=True):
+    """A model that a backend offers."""
+
+    id: str
+    owned_by: str | None = None
+    context_tokens: int | None = None
+    """Prompt and answer together, where the backend says so."""

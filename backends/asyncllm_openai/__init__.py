@@ -1,0 +1,21 @@
+"""Any server that speaks OpenAI's HTTP API: api.openai.com, and whatever `base_url` or `OPENAI_BASE_URL` names.
+
+Source: https://platform.openai.com/docs/api-reference. Environment: `OPENAI_API_KEY`, `OPENAI_BASE_URL`,
+`OPENAI_ORG_ID`, `OPENAI_PROJECT_ID`.
+
+OpenAI's own address needs a key and takes OpenAI's own options. Another server may do without a key, and is sent the
+sampling options that vLLM, llama.cpp and others share. Constraints other than a JSON schema are refused: servers
+ignore a field that they do not know, and an answer that was to be constrained and is not would pass for one that is.
+"""
+
+from __future__ import annotations
+
+from asyncllm.backend import Backend, Config, Context
+from asyncllm_openai.backend import OpenAI
+
+__all__ = ["connect"]
+
+
+def connect(config: Config, context: Context, /) -> Backend:
+    """Make the backend. Options: `headers`, `include_usage`, `max_tokens_field`, `organization`, `project`."""
+    return OpenAI(config, context)

@@ -1,0 +1,156 @@
+"""The backend behind `asyncllm_openai.connect`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from asyncllm.backend import Config, Context, EmbedRequest, HttpCall, HttpReply, Secret, require_supported
+from asyncllm.dialect import (
+    Flavor,
+    ReplyStream,
+    read_embeddings,
+    read_models,
+    read_reply,
+    write_chat,
+    write_completion,
+    write_embeddings,
+)
+from asyncllm.errors import ConfigError, ProtocolError
+from asyncllm.events import Event, Events
+from asyncllm.types import Embeddings, ModelInfo, Request, Timeouts
+
+__all__ = ["OpenAI"]
+
+_HOST = "api.openai.com"
+_OPENAI = frozenset(
+    {
+        "chat", "complete", "extra", "tools", "tool_choice", "parallel_tool_calls", "JsonSchema",
+        "image parts", "audio parts", "file parts", "max_tokens", "temperature", "top_p", "stop", "seed",
+        "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "n", "logit_bias", "reasoning_effort",
+    }
+)  # fmt: skip
+_COMPATIBLE = _OPENAI | {
+    "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "include_stop_str_in_output", "stop_token_ids"
+}  # fmt: skip
+
+
+class OpenAI:
+    """One server at one address."""
+
+    def __init__(self, config: Config, context: Context) -> None:
+        config.check_options("headers", "include_usage", "max_tokens_field", "organization", "project")
+        self._name = config.backend
+        self._transport = context.transport
+        self._url = config.url(context.env, "OPENAI_BASE_URL", f"https://{_HOST}/v1")
+        self._own = urlsplit(self._url).hostname == _HOST
+        find_key = config.require_key if self._own else config.key
+        self._headers = _headers(config, context.env, find_key(context.env, "OPENAI_API_KEY"))
+        self._stream_headers = {**self._headers, "Accept": "text/event-stream", "Cache-Control": "no-store"}
+        limit = "max_completion_tokens" if self._own else "max_tokens"
+        self._flavor = Flavor(
+            max_tokens=config.option("max_tokens_field", str, limit),
+            include_usage=config.option("include_usage", bool, True),
+            reasoning_content=not self._own,
+        )
+        self._supported = _OPENAI if self._own else _COMPATIBLE
+
+    @asynccontextmanager
+    async def open(self, request: Request, /) -> AsyncGenerator[Events]:
+        """Start one chat or completion; see `asyncllm.backend.Backend`."""
+        require_supported(request, self._supported, backend=self._name)
+        if request.is_chat:
+            path, body = "/chat/completions", write_chat(request, self._flavor)
+        else:
+            path, body = "/completions", write_completion(request, self._flavor)
+        async with self._transport.open(self._call(path, body, request)) as reply:
+            yield _stream(reply, body) if request.stream else _whole(reply, body)
+
+    async def embed(self, request: EmbedRequest, /) -> Embeddings:
+        """Embed texts in one call; see `asyncllm.backend.Embedder`."""
+        body = write_embeddings(request)
+        call = HttpCall(url=f"{self._url}/embeddings", body=body, headers=self._headers, timeouts=request.timeouts)
+        async with self._transport.open(call) as reply:
+            return read_embeddings(await reply.read(), count=len(request.texts))
+
+    async def list_models(self) -> Sequence[ModelInfo]:
+        """What `GET /models` lists."""
+        async with self._transport.open(self._get("/models")) as reply:
+            return read_models(await reply.read())
+
+    async def is_alive(self) -> bool:
+        """Whether `GET /models` is answered: a server that is up, and a key that it takes."""
+        async with self._transport.open(self._get("/models")) as reply:
+            return bool(await reply.read())
+
+    async def aclose(self) -> None:
+        """Nothing is held here: connections belong to the transport."""
+
+    def _call(self, path: str, body: bytes, request: Request) -> HttpCall:
+        return HttpCall(
+            url=self._url + path,
+            body=body,
+            headers=self._stream_headers if request.stream else self._headers,
+            stream=request.stream,
+            timeouts=request.timeouts,
+        )
+
+    def _get(self, path: str) -> HttpCall:
+        return HttpCall(method="GET", url=self._url + path, headers=self._headers, timeouts=_PROBE)
+
+
+_PROBE = Timeouts(connect_s=5, byte_idle_s=10)
+
+
+async def _whole(reply: HttpReply, sent: bytes) -> AsyncGenerator[Event]:
+    for event in read_reply(await reply.read(), sent=sent):
+        yield event
+
+
+async def _stream(reply: HttpReply, sent: bytes) -> AsyncGenerator[Event]:
+    kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        # The server does not stream, or answers with an error under a status of 200: either way, in one piece.
+        for event in read_reply(await reply.read(), sent=sent):
+            yield event
+        return
+    if kind not in ("text/event-stream", ""):
+        raise ProtocolError(f"a stream was asked for and the server answers with {kind[:60]}: check base_url")
+    stream = ReplyStream(sent=sent)
+    while data := await reply.receive():
+        for event in stream.feed(data):
+            yield event
+        if stream.done:
+            # Stopping at the terminal event would cost a new connection a call: its body has an end of its own.
+            await reply.drain()
+            return
+    for event in stream.close():
+        yield event
+
+
+def _headers(config: Config, env: Mapping[str, str], key: Secret | None) -> dict[str, str]:
+    """Headers of every call, checked here so that a bad one is found before anything is sent."""
+    headers = {"Content-Type": "application/json"}
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key.reveal()}"
+    for name, option, variable in (
+        ("OpenAI-Organization", "organization", "OPENAI_ORG_ID"),
+        ("OpenAI-Project", "project", "OPENAI_PROJECT_ID"),
+    ):
+        value = config.option(option, str, "") or env.get(variable, "").strip()
+        if value:
+            headers[name] = value
+    headers |= config.option("headers", dict, {})
+    for name, value in headers.items():
+        if (
+            not isinstance(value, str)
+            or not value.isprintable()
+            or not name.replace("-", "").replace("_", "").isalnum()
+        ):
+            raise ConfigError(
+                f"the header {name[:40]!r} is not a name with a value on one line",
+                backend=config.backend,
+                field="headers",
+            )
+    return headers

@@ -1,0 +1,84 @@
+"""`python -m bench`: list the benchmarks; `python -m bench NAME`: run one and print what it saw."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import msgspec
+
+from bench import fanout, imports, memory, overhead, report
+
+_NAMES = {
+    "overhead": "client CPU per plain call and per streamed event: bare aiohttp+msgspec, asyncllm, openai",
+    "memory": "resident memory per open stream, 1,000 open at once",
+    "fanout": "wall time of 1,000 concurrent calls of 0.5 s",
+    "import": "wall time of `import asyncllm`, modules loaded, distributions required",
+}
+_ROUNDS = {"overhead": 5, "memory": 3, "fanout": 3, "import": 31}
+_QUICK_ROUNDS = {"overhead": 1, "memory": 1, "fanout": 1, "import": 5}
+
+
+class _Options(argparse.Namespace):
+    name: str | None
+    json: bool
+    quick: bool
+    rounds: int | None
+    workload: list[str]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measures asyncllm beside its peers. Only ratios within one run travel between machines.",
+    )
+    names = parser.add_subparsers(dest="name", metavar="NAME", title="benchmarks")
+    for name, line in _NAMES.items():
+        one = names.add_parser(name, help=line, description=line)
+        one.add_argument("--json", action="store_true", help="print JSON, every round's figure included")
+        one.add_argument("--quick", action="store_true", help="small sizes: to see that it works, not to quote")
+        one.add_argument("--rounds", type=int, help=f"how often each figure is taken ({_ROUNDS[name]})")
+        if name == "overhead":
+            one.add_argument(
+                "--workload", action="append", choices=overhead.WORKLOADS, help="only this one; may be repeated"
+            )
+    return parser
+
+
+def _run(options: _Options, name: str) -> tuple[object, str]:
+    """The outcome of the benchmark `name`, and the same as text."""
+    quick = options.quick
+    rounds = max(1, options.rounds or (_QUICK_ROUNDS if quick else _ROUNDS)[name])
+    match name:
+        case "overhead":
+            rows = overhead.measure(quick=quick, rounds=rounds, workloads=options.workload or overhead.WORKLOADS)
+            return rows, overhead.text(rows)
+        case "memory":
+            grown = memory.measure(quick=quick, rounds=rounds)
+            return grown, memory.text(grown)
+        case "fanout":
+            waited = fanout.measure(quick=quick, rounds=rounds)
+            return waited, fanout.text(waited)
+        case _:
+            imported = imports.measure(rounds=rounds)
+            return imported, imports.text(imported)
+
+
+def main() -> int:
+    """Run the benchmark named on the command line. The status says that it ran, never how fast."""
+    parser = _parser()
+    options = parser.parse_args(namespace=_Options())
+    if options.name is None:
+        parser.print_help()
+        return 0
+    outcome, text = _run(options, options.name)
+    if options.json:
+        found = {"benchmark": options.name, "on": report.surroundings(), "outcome": outcome}
+        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    else:
+        print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
