@@ -322,7 +322,7 @@ class Models(Protocol):
 
 
 _NO_SAMPLING = Sampling()
-_PARTS = {ImagePart: "image parts", AudioPart: "audio parts", FilePart: "file parts"}
+_PARTS: dict[type, str] = {ImagePart: "image parts", AudioPart: "audio parts", FilePart: "file parts"}
 
 
 def _used(request: Request) -> Iterator[str]:

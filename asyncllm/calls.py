@@ -147,7 +147,7 @@ def _messages(prompt: Prompt) -> tuple[Message, ...]:
         if not prompt:
             raise InvalidRequestError("the prompt is empty", field="prompt")
         return (Message("user", prompt),)
-    if isinstance(prompt, Mapping | Message) or not isinstance(prompt, Sequence):
+    if not isinstance(prompt, Sequence):
         raise InvalidRequestError(
             f"a prompt is a text or a list of messages, not a {type(prompt).__name__}", field="prompt"
         )
@@ -160,7 +160,7 @@ def _message(message: object, field: str) -> Message:
     if isinstance(message, Message):
         return message
     if isinstance(message, Mapping):
-        return message_from_dict(message, field)
+        return message_from_dict(cast("Mapping[str, Any]", message), field)
     raise InvalidRequestError(f"{field} is a {type(message).__name__}, not a Message or a dict", field=field)
 
 
@@ -169,8 +169,9 @@ def _plain_prompt(prompt: object) -> str | tuple[int, ...]:
         if not prompt:
             raise InvalidRequestError("the prompt is empty", field="prompt")
         return prompt
-    if isinstance(prompt, Sequence) and prompt and all(type(token) is int and token >= 0 for token in prompt):
-        return tuple(prompt)
+    tokens = cast("Sequence[Any]", prompt) if isinstance(prompt, Sequence) else ()
+    if tokens and all(type(token) is int and token >= 0 for token in tokens):
+        return tuple(tokens)
     raise InvalidRequestError("complete takes a text or a list of token ids; use chat for messages", field="prompt")
 
 
@@ -196,15 +197,16 @@ def _sampling(options: CallOptions) -> Sampling:
 
 
 def _tools(tools: object) -> tuple[Tool, ...]:
-    if isinstance(tools, Mapping | Tool | str) or not isinstance(tools, Sequence):
+    if isinstance(tools, str) or not isinstance(tools, Sequence):
         raise InvalidRequestError("tools is a list of Tool", field="tools")
     made: list[Tool] = []
-    for position, tool in enumerate(tools):
+    for position, tool in enumerate(cast("Sequence[object]", tools)):
         if isinstance(tool, Mapping):
-            tool = tool_from_dict(tool, f"tools[{position}]")
-        if not isinstance(tool, Tool):
+            made.append(tool_from_dict(cast("Mapping[str, Any]", tool), f"tools[{position}]"))
+        elif isinstance(tool, Tool):
+            made.append(tool)
+        else:
             raise InvalidRequestError(f"tools[{position}] is not a Tool", field="tools")
-        made.append(tool)
     return tuple(made)
 
 
@@ -255,5 +257,5 @@ def _extra(options: CallOptions) -> dict[str, Any]:
 def _checked(options: CallOptions, name: str, kind: type[T]) -> T | UnsetType:
     value = cast("Mapping[str, object]", options).get(name, UNSET)
     if value is UNSET or isinstance(value, kind):
-        return value  # type: ignore[return-value]
+        return value
     raise InvalidRequestError(f"{name} is a {kind.__name__}, not a {type(value).__name__}", field=name)

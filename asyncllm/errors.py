@@ -242,7 +242,7 @@ class RedirectRefusedError(APIConnectionError):
     retryable = False
 
 
-class StreamInterrupted(APIError):
+class StreamInterrupted(APIError):  # noqa: N818  # it says what happened; the name is part of the public surface
     """The stream ended without its terminal event; `partial` holds what had arrived.
 
     Never retried silently once content was delivered: the caller has seen part of the reply.

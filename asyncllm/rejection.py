@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -70,7 +70,9 @@ _VAGUE = {"invalid_request_error", "authentication_error", "permission_error", "
 _RETRYABLE_STATUS = {408, 425}
 _FINAL_STATUS = {501, 505}
 _TEXT_LIMIT = 500
+_ECHO_WHOLE = 4  # characters from which a text of the prompt is blanked out where it stands whole
 _ECHO_LENGTH = 12  # characters in a row that a server text may share with the prompt by chance
+_NAMES = {"model", "role", "type", "id", "tool_call_id", "name", "tool_choice"}  # they name things and say nothing
 _REQUEST_ID = ("x-request-id", "request-id", "x-amzn-requestid", "apim-request-id")
 
 
@@ -166,26 +168,37 @@ def _read(body: bytes) -> _Told:
     and `{"object": "error", ...}` old vLLM · anything else as its title or first line.
     """
     try:
-        document = msgspec.json.decode(body)
+        document: object = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _Told(_first_line(body))
-    if not isinstance(document, dict):
+    whole = _object(document)
+    if whole is None:
         return _Told(document if isinstance(document, str) else "")
-    error = document.get("error")
-    inner: dict[str, Any] = error if isinstance(error, dict) else document
+    error = whole.get("error")
+    inner = _object(error) or whole
     message = inner.get("message") or inner.get("error") or inner.get("detail") or inner.get("content")
     if isinstance(error, str):
         message = error
-    elif error is None and not message and document.get("object") != "error":
+    elif error is None and not message and whole.get("object") != "error":
         return _Told()
     status = next((value for name in ("status_code", "status") if isinstance(value := inner.get(name), int)), None)
     return _Told(
         message=_as_text(message),
         code=_word(inner.get("code")),
         param=_word(inner.get("param")),
-        kind=_word(inner.get("type")) or _word(inner.get("error_type")) or _word(document.get("error_type")),
+        kind=_word(inner.get("type")) or _word(inner.get("error_type")) or _word(whole.get("error_type")),
         status=status,
     )
+
+
+def _object(value: object) -> dict[str, Any] | None:
+    """`value` if it is a JSON object."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+def _array(value: object) -> list[Any]:
+    """The items of `value` if it is a JSON array."""
+    return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def _word(value: object) -> str | None:
@@ -195,14 +208,16 @@ def _word(value: object) -> str | None:
 def _as_text(message: object) -> str:
     if isinstance(message, str):
         return message
-    if isinstance(message, dict):
-        return _as_text(message.get("message") or message.get("error") or message.get("msg") or "")
-    if isinstance(message, list):  # FastAPI: one entry a field, with the place in `loc`
-        return "; ".join(
-            f"{'.'.join(map(str, item.get('loc', ())))}: {item.get('msg', '')}" if isinstance(item, dict) else str(item)
-            for item in message[:5]
-        )
-    return ""
+    entry = _object(message)
+    if entry is not None:
+        return _as_text(entry.get("message") or entry.get("error") or entry.get("msg") or "")
+    # FastAPI: one entry a field, with the place in `loc`.
+    return "; ".join(
+        f"{'.'.join(map(str, _array(entry.get('loc'))))}: {entry.get('msg', '')}"
+        if (entry := _object(item))
+        else str(item)
+        for item in _array(message)[:5]
+    )
 
 
 def _first_line(body: bytes) -> str:
@@ -234,19 +249,18 @@ def _private_texts(sent: bytes) -> Iterator[str]:
 
 def _texts(value: object, name: str = "") -> Iterator[str]:
     if isinstance(value, str):
-        if name not in ("model", "role", "type", "id", "tool_call_id", "name", "tool_choice"):
+        if name not in _NAMES:
             yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _texts(item, str(key))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item, name)
+        return
+    for key, item in (_object(value) or {}).items():
+        yield from _texts(item, key)
+    for item in _array(value):
+        yield from _texts(item, name)
 
 
 def _blank_out(text: str, private: str) -> str:
     """Replace what `text` shares with `private`: the whole of it, or any run of a dozen characters."""
-    if 4 <= len(private) and private in text:
+    if len(private) >= _ECHO_WHOLE and private in text:
         text = text.replace(private, "…")
     if len(private) < _ECHO_LENGTH:
         return text

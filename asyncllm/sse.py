@@ -182,7 +182,7 @@ class SSEDecoder:
             if tail.startswith(_BOM):
                 del tail[: len(_BOM)]
             self._check(len(tail) - _PREFIX)
-        if tail[:1] == b":":
+        if tail.startswith(b":"):
             del tail[1:]
 
     def _check(self, size: int) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Self
 
 import aiohttp
 
@@ -96,7 +97,7 @@ class _Exchange:
         self._call = call
         self._timeout = timeout
 
-    async def __aenter__(self) -> _Exchange:
+    async def __aenter__(self) -> Self:
         call = self._call
         try:
             response = await self._session.request(

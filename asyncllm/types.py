@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypedDict, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypedDict, cast, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -58,17 +58,18 @@ FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filte
 ToolChoice: TypeAlias = str
 """`auto`, `none` or `required`; any other string is the name of the one tool that must be called."""
 
+_EMPTY: tuple[object, ...] = ("", (), {})
 _ROLES: frozenset[str] = frozenset(get_args(Role))
 
 
-def _sized(value: object) -> str:
+def _sized(value: Any) -> str:
     """What a repr may say of private content: its kind and its size."""
     if isinstance(value, str):
         return f"<{len(value)} chars>"
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
     if isinstance(value, Sequence):
-        return f"<{len(value)} items>"
+        return f"<{len(cast('Sequence[object]', value))} items>"
     return f"<{type(value).__name__}>"
 
 
@@ -86,7 +87,7 @@ class Noun(Struct, frozen=True):
     def _shown(self) -> Iterator[tuple[str, str]]:
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if value is UNSET or value is None or value == "" or value == () or value == {}:
+            if value is UNSET or value is None or value in _EMPTY:
                 continue
             yield name, _sized(value) if name in self._private else repr(value)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -180,9 +180,9 @@ def _without_infinities(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _without_infinities(item) for key, item in value.items()}
+        return {key: _without_infinities(item) for key, item in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
-        return [_without_infinities(item) for item in value]
+        return [_without_infinities(item) for item in cast("list[Any]", value)]
     return value
 
 
@@ -227,8 +227,7 @@ def choice_events(choice: WireChoice) -> list[Event]:
             events.append(TextDelta(message.content, index))
         if message.refusal:
             events.append(RefusalDelta(message.refusal, index))
-        for call in message.tool_calls or ():
-            events.append(_call_event(call, index))
+        events.extend(_call_event(call, index) for call in message.tool_calls or ())
     if choice.text:
         events.append(TextDelta(choice.text, index))
     if choice.logprobs is not None:

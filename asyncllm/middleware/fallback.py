@@ -32,13 +32,14 @@ class Fallback:
 
     async def __aenter__(self) -> Events:
         errors: list[AsyncLLMError] = []
-        for self.chosen, (open_, request) in enumerate(self._candidates):
+        for position, (open_, request) in enumerate(self._candidates):
+            self.chosen = position
             self._inner = open_(request)
             try:
                 return await self._inner.__aenter__()
             except APIError as error:
                 errors += error.attempts or (error,)
-                last = self.chosen == len(self._candidates) - 1
+                last = position == len(self._candidates) - 1
                 if last or not (error.retryable or isinstance(error, NotFoundError | QuotaExceededError)):
                     error.attempts = tuple(errors) if len(errors) > 1 else ()
                     raise

@@ -14,8 +14,8 @@ __all__ = ["connect"]
 _SUPPORTED = frozenset({"chat", "complete", "max_tokens"})
 
 
-def connect(config: Config, context: Context, /) -> Backend:
-    """Make the backend. It has no options; what it costs is the context's clock and nothing else."""
+def connect(config: Config, _: Context, /) -> Backend:
+    """Make the backend. It has no options and needs nothing of the world outside."""
     config.check_options()
     return Echo(config.backend)
 
