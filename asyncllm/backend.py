@@ -18,6 +18,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from asyncllm.errors import ConfigError, UnsupportedError
@@ -329,7 +330,7 @@ def _used(request: Request) -> Iterator[str]:
     """Names of the optional features that `request` uses."""
     yield "chat" if request.is_chat else "complete"
     if request.sampling != _NO_SAMPLING:
-        yield from (name for name in Sampling.__struct_fields__ if getattr(request.sampling, name) is not UNSET)
+        yield from msgspec.to_builtins(request.sampling)  # leaves out what is unset
     if request.tools:
         yield "tools"
     if request.tool_choice is not UNSET:

@@ -132,6 +132,8 @@ def parser(options: CallOptions) -> Callable[[Response], Response] | None:
 
 
 def _check_names(options: CallOptions) -> None:
+    if options.keys() <= _OPTIONS:
+        return
     for name in options:
         if name not in _OPTIONS:
             near = difflib.get_close_matches(name, _OPTIONS, 1)

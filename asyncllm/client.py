@@ -102,7 +102,7 @@ class Client:
         Raises, before anything is sent: `InvalidRequestError` naming the argument, `ConfigError`, `UnsupportedError`.
         Raises, after: `APIError`, with whatever had arrived in `partial`.
         """
-        return await _whole(self._chat(prompt, options, stream=False))
+        return await self._chat(prompt, options, stream=False).whole()
 
     def stream(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Stream:
         """Send a conversation and read the answer as it is made.
@@ -128,7 +128,7 @@ class Client:
     async def complete(self, prompt: str | Sequence[int], **options: Unpack[CallOptions]) -> Response:
         """Continue a text, or a list of token ids, without a chat template. Raises as `chat` does."""
         request = completion_request(prompt, options, stream=False, timeouts=self._timeouts)
-        return await _whole(Stream(self._candidates(request, options), parser(options)))
+        return await Stream(self._candidates(request, options), self._routes.dog, parser(options)).whole()
 
     async def embed(
         self,
@@ -228,7 +228,7 @@ class Client:
 
     def _chat(self, prompt: Prompt, options: CallOptions, *, stream: bool) -> Stream:
         request = chat_request(prompt, options, stream=stream, timeouts=self._timeouts)
-        return Stream(self._candidates(request, options), parser(options))
+        return Stream(self._candidates(request, options), self._routes.dog, parser(options))
 
     def _candidates(self, request: Request, options: CallOptions) -> list[Candidate]:
         self._bind()
@@ -288,13 +288,6 @@ def _settings(config: Settings | str | Path | None, env: Mapping[str, str]) -> S
     if isinstance(config, Settings):
         return config
     return load_settings(find_settings(env) if config is None else Path(config))
-
-
-async def _whole(stream: Stream) -> Response:
-    async with stream:
-        async for _ in stream:
-            pass
-    return stream.response
 
 
 def _lacking(target: Target, call: str) -> AsyncLLMError:

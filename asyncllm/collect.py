@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Collector", "collect"]
 
 
+_NO_USAGE = Usage()
+
+
 class _OpenCall(Struct):
     position: int | None
     id: str | None
@@ -49,7 +52,7 @@ class _OpenChoice(Struct):
 
 
 class Collector:
-    """Takes events one by one; `response()` gives what they amount to, at any moment."""
+    """Takes events as they come; `response()` gives what they amount to, at any moment."""
 
     __slots__ = ("_backend", "_body", "_choices", "_model", "_request_id", "_usage", "count")
 
@@ -58,25 +61,23 @@ class Collector:
         """Events taken so far."""
         self._backend = backend
         self._choices: dict[int, _OpenChoice] = {}
-        self._usage = Usage()
+        self._usage = _NO_USAGE
         self._model: str | None = None
         self._request_id: str | None = None
         self._body: bytes | None = None
 
-    def add(self, event: Event) -> None:
-        """Take the next event."""
-        self.count += 1
-        kind = type(event)
-        # Ordered by how often each arrives; `type() is` because the event classes are final in practice and this
-        # line runs once a token.
-        if kind is TextDelta:
-            try:
-                choice = self._choices[event.index]  # type: ignore[union-attr]
-            except KeyError:
-                choice = self._open(event.index)  # type: ignore[union-attr]
-            choice.text.append(event.text)  # type: ignore[union-attr]
-            return
-        self._add_other(event)
+    def add(self, events: Iterable[Event]) -> None:
+        """Take the next events."""
+        count = 0
+        for event in events:
+            count += 1
+            # First the kind that comes once a token; a class test, because event classes have no subclasses.
+            if type(event) is TextDelta:
+                choice = self._choices.get(event.index) or self._open(event.index)
+                choice.text.append(event.text)
+            else:
+                self._add_other(event)
+        self.count += count
 
     def _add_other(self, event: Event) -> None:
         match event:
@@ -86,21 +87,21 @@ class Collector:
                 _add_call(self._open(index).calls, event)
             case RefusalDelta(text=text, index=index):
                 self._open(index).refusal.append(text)
+            case TextDelta(text=text, index=index):
+                self._open(index).text.append(text)
             case LogprobsDelta(tokens=tokens, index=index):
                 choice = self._open(index)
                 if choice.logprobs is None:
                     choice.logprobs = []
                 choice.logprobs.extend(tokens)
             case UsageReport(usage=usage):
-                self._usage = _merge(self._usage, usage)
+                self._usage = usage if self._usage == _NO_USAGE else _merge(self._usage, usage)
             case Finished(index=index):
                 self._open(index).finished = event
             case Started(model=model, request_id=request_id, body=body):
                 self._model = model or self._model
                 self._request_id = request_id or self._request_id
                 self._body = body or self._body
-            case TextDelta():
-                raise AssertionError("taken by add")
 
     @property
     def is_complete(self) -> bool:
@@ -133,8 +134,7 @@ class Collector:
 def collect(events: Iterable[Event]) -> Response:
     """Fold events that are all here into the response they amount to."""
     collector = Collector()
-    for event in events:
-        collector.add(event)
+    collector.add(events)
     return collector.response()
 
 
@@ -177,11 +177,10 @@ def _continued(calls: list[_OpenCall], delta: ToolCallDelta) -> _OpenCall | None
 
 def _close(index: int, choice: _OpenChoice) -> ResponseChoice:
     finished = choice.finished
-    calls = _in_order(choice.calls)
     message = Message(
         "assistant",
         "".join(choice.text),
-        tuple(_tool_call(number, call) for number, call in enumerate(calls)),
+        tuple(_tool_call(number, call) for number, call in enumerate(_in_order(choice.calls))) if choice.calls else (),
         reasoning="".join(choice.reasoning) if choice.reasoning else None,
         refusal="".join(choice.refusal) if choice.refusal else None,
     )

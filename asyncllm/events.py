@@ -6,7 +6,7 @@ opened, after that choice's last delta. A stream that ends without them is inter
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import TypeAlias
 
 from asyncllm.types import FinishReason, Noun, TokenLogprob, Usage
@@ -19,6 +19,7 @@ __all__ = [
     "Events",
     "Finished",
     "LogprobsDelta",
+    "Ready",
     "ReasoningDelta",
     "RefusalDelta",
     "Started",
@@ -112,3 +113,45 @@ Event: TypeAlias = (
 
 Events: TypeAlias = AsyncIterator[Event]
 """What `Backend.open` lends. It owns nothing: resources belong to the context manager around it."""
+
+
+class Ready:
+    """Events by the batch: those that are here already, and an iterator of the batches still to come.
+
+    Reading it costs a step an event only where somebody looks at single events; the layers between a backend and its
+    caller pass batches on. A backend that has its whole answer in one piece lends `Ready(events)`, and nothing waits.
+    To everybody else it is an iterator of events like any other.
+    """
+
+    __slots__ = ("_chain", "head", "rest")
+
+    def __init__(self, head: Sequence[Event], rest: AsyncIterator[Sequence[Event]] | None = None) -> None:
+        self.head = head
+        self.rest = rest
+        self._chain: AsyncGenerator[Event] | None = None
+
+    @staticmethod
+    def of(events: Events) -> Ready:
+        """`events` by the batch, which for a plain iterator is each event by itself."""
+        return events if type(events) is Ready else Ready((), _singly(events))
+
+    def __aiter__(self) -> Events:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._chain is None:
+            self._chain = self._all()
+        return await anext(self._chain)
+
+    async def _all(self) -> AsyncGenerator[Event]:
+        for event in self.head:
+            yield event
+        if self.rest is not None:
+            async for batch in self.rest:
+                for event in batch:
+                    yield event
+
+
+async def _singly(events: Events) -> AsyncGenerator[Sequence[Event]]:
+    async for event in events:
+        yield (event,)

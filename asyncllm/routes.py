@@ -19,6 +19,7 @@ from asyncllm.middleware.gate import gate
 from asyncllm.middleware.retry import Retry, retry
 from asyncllm.registry import Registry
 from asyncllm.types import Noun
+from asyncllm.watchdog import Watchdog
 
 __all__ = ["Arguments", "LoopClock", "Place", "Routes", "Target"]
 
@@ -95,6 +96,7 @@ class Routes:
         self._retry = retry
         self._transport = transport
         self._clock: Clock = LoopClock()
+        self.dog = Watchdog()
         self._places: dict[str, Place] = {}
         self._targets: dict[str, list[Target]] = {}
         self._only = None if backend is None else self._wrap(type(backend).__name__, backend)
@@ -122,6 +124,7 @@ class Routes:
         places = [*self._places.values(), *([self._only] if self._only else [])]
         self._places.clear()
         self._targets.clear()
+        self.dog.close()
         errors: list[Exception] = []
         for close in [
             *(place.backend.aclose for place in places),
@@ -213,7 +216,7 @@ class Routes:
         return self._locate(self._settings.expand(first)[0]).key
 
     def _wrap(self, name: str, backend: Backend) -> Place:
-        open_ = gate(deadlines(backend.open))
+        open_ = gate(deadlines(backend.open, self.dog))
         if self._retry.attempts > 1:
             open_ = retry(open_, self._retry, self._clock)
         return Place(name, backend, open_)

@@ -14,12 +14,12 @@ from typing import Self
 
 from asyncllm.collect import Collector
 from asyncllm.errors import APIError, AsyncLLMError, StreamInterrupted
-from asyncllm.events import Event, Events, TextDelta
+from asyncllm.events import Event, Events, Ready, TextDelta
 from asyncllm.middleware import Open
 from asyncllm.middleware.fallback import Fallback
-from asyncllm.middleware.gate import unroll
 from asyncllm.middleware.total_timeout import total_timeout
 from asyncllm.types import Noun, Request, Response
+from asyncllm.watchdog import Watchdog
 
 __all__ = ["Candidate", "Stream", "TextStream"]
 
@@ -39,15 +39,21 @@ class Stream:
     Raises, while iterating: `APIError`, with what had arrived in `partial`.
     """
 
-    def __init__(self, candidates: Sequence[Candidate], finish: Callable[[Response], Response] | None = None) -> None:
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        dog: Watchdog,
+        finish: Callable[[Response], Response] | None = None,
+    ) -> None:
         self._fold = _Fold(candidates, finish)
+        self._dog = dog
         self._events: AsyncIterator[Event] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._call: AbstractAsyncContextManager[Events]
 
     async def __aenter__(self) -> Self:
         fold = self._fold
-        self._call = total_timeout(fold.open)(fold.candidates[0].request)
+        self._call = total_timeout(fold.open, fold.candidates[0].request, self._dog)
         try:
             events = await self._call.__aenter__()
         except AsyncLLMError as error:
@@ -67,6 +73,17 @@ class Stream:
         if self._events is None:
             raise TypeError("a stream is iterated inside its block: `async with client.stream(...) as stream:`")
         return self._events
+
+    async def whole(self) -> Response:
+        """Make the call and return the reply, without handing out its events."""
+        fold = self._fold
+        try:
+            async with total_timeout(fold.open, fold.candidates[0].request, self._dog) as events:
+                await fold.take(events)
+        except AsyncLLMError as error:
+            fold.tell(error)
+            raise
+        return fold.response()
 
     @property
     def response(self) -> Response:
@@ -166,20 +183,38 @@ class _Fold:
         return self._fallback
 
     async def iterate(self, events: Events) -> AsyncGenerator[Event]:
-        """Pass the events on, folding them."""
+        """Hand out the events one by one, folding each batch as it comes."""
         collector = self._collector = Collector(self._candidate.backend)
-        add = collector.add
+        ready = Ready.of(events)
         try:
-            async for event in unroll(events):
-                add(event)
+            collector.add(ready.head)
+            for event in ready.head:
                 yield event
-            if not collector.is_complete:
-                raise StreamInterrupted("the backend ended the stream without its terminal event", maybe_billed=True)
-            response = collector.response()
-            self._response = self._finish(response) if self._finish else response
+            if ready.rest is not None:
+                async for batch in ready.rest:
+                    collector.add(batch)
+                    for event in batch:
+                        yield event
+            self._end()
         except AsyncLLMError as error:
             self.tell(error)
             raise
+
+    async def take(self, events: Events) -> None:
+        """Fold the events to their end: `iterate` where nobody watches."""
+        collector = self._collector = Collector(self._candidate.backend)
+        ready = Ready.of(events)
+        collector.add(ready.head)
+        if ready.rest is not None:
+            async for batch in ready.rest:
+                collector.add(batch)
+        self._end()
+
+    def _end(self) -> None:
+        if not self._collector.is_complete:
+            raise StreamInterrupted("the backend ended the stream without its terminal event", maybe_billed=True)
+        response = self._collector.response()
+        self._response = self._finish(response) if self._finish else response
 
     def response(self) -> Response:
         """What there is of the reply."""

@@ -29,6 +29,7 @@ from asyncllm.errors import (
     StreamInterrupted,
 )
 from asyncllm.rejection import rejection
+from asyncllm.watchdog import Watchdog
 
 __all__ = ["AiohttpTransport"]
 
@@ -49,6 +50,7 @@ class AiohttpTransport:
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
+        self._dog = Watchdog()
         self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
 
     def open(self, call: HttpCall, /) -> _Exchange:
@@ -60,12 +62,13 @@ class AiohttpTransport:
             # `connect` spans waiting for a slot, of which there is no lack, the name, TCP and TLS.
             timeout = aiohttp.ClientTimeout(total=None, connect=call.timeouts.connect_s, sock_connect=None)
             self._timeouts[call.timeouts.connect_s] = timeout
-        return _Exchange(self._session, call, timeout)
+        return _Exchange(self._session, call, timeout, self._dog)
 
     async def aclose(self) -> None:
         """Close every connection. Idempotent."""
         self._closed = True
         session, self._session = self._session, None
+        self._dog.close()
         if session is not None:
             await session.close()
 
@@ -87,13 +90,17 @@ class AiohttpTransport:
 class _Exchange:
     """One call under way: the context manager that `open` gives, and the reply that entering it lends."""
 
-    __slots__ = ("_call", "_response", "_session", "_timeout", "_watch", "headers", "status")
+    __slots__ = ("_call", "_dog", "_now", "_response", "_session", "_timeout", "headers", "status")
 
     status: int
     headers: Mapping[str, str]
 
-    def __init__(self, session: aiohttp.ClientSession, call: HttpCall, timeout: aiohttp.ClientTimeout) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, call: HttpCall, timeout: aiohttp.ClientTimeout, dog: Watchdog
+    ) -> None:
         self._session = session
+        self._dog = dog
+        self._now = session.loop.time
         self._call = call
         self._timeout = timeout
 
@@ -111,7 +118,6 @@ class _Exchange:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise _not_answered(error, call) from error
         self._response = response
-        self._watch = _ByteWatch(response.content, call.timeouts.byte_idle_s)
         self.status = response.status
         self.headers = response.headers
         if response.status != 200 and (response.status >= 300 or call.stream):
@@ -126,20 +132,39 @@ class _Exchange:
     ) -> None:
         # Synchronous, so no cancellation can interrupt it. A body read to its end has already handed its connection
         # back to the pool; any other is cut, which is what tells the server to stop.
-        self._watch.stop()
+        self._dog.rest(self)
         self._response.close()
 
     async def receive(self) -> bytes:
         """The next piece of the body, as the network brings it; empty at its end."""
-        self._watch.wait()
+        content = self._response.content
         try:
-            return await self._response.content.readany()
+            # What is here needs no waiting, and a plain reply mostly is: head and body come in one read.
+            data = content.read_nowait()
+            if data or content.at_eof():
+                return data
+            idle_s = self._call.timeouts.byte_idle_s
+            if idle_s is None:
+                return await content.readany()
+            self._dog.watch(self, self._now() + idle_s)
+            return await content.readany()
         except APIError:
             raise
         except (aiohttp.ClientError, OSError) as error:
             raise self._broken(error) from error
         finally:
-            self._watch.rest()
+            self._dog.rest(self)
+
+    def expire(self) -> None:
+        """The watchdog's word that no byte has come for too long: the reader gets the error in their place."""
+        idle_s = self._call.timeouts.byte_idle_s
+        self._response.content.set_exception(
+            ByteIdleTimeoutError(
+                f"no byte arrived for byte_idle_s={idle_s} seconds in the middle of a reply",
+                elapsed_s=idle_s,
+                maybe_billed=True,
+            )
+        )
 
     async def read(self) -> bytes:
         """The whole body."""
@@ -191,54 +216,6 @@ class _Exchange:
             reason = f"the connection was lost ({type(error).__name__})"
         kind = StreamInterrupted if self._call.stream else APIConnectionError
         return kind(f"while reading the reply: {reason}", maybe_billed=True)
-
-
-class _ByteWatch:
-    """The byte-idle clock of one body: a single timer, armed once a body and again only when it fires early."""
-
-    __slots__ = ("_content", "_idle_s", "_loop", "_since", "_timer")
-
-    def __init__(self, content: aiohttp.StreamReader, idle_s: float | None) -> None:
-        self._content = content
-        self._idle_s = idle_s
-        self._since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
-
-    def wait(self) -> None:
-        """The reader begins to wait for bytes."""
-        if self._idle_s is None:
-            return
-        self._since = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._since + self._idle_s, self._fire)
-
-    def rest(self) -> None:
-        """The reader has bytes; how long their consumer takes is not the server's doing."""
-        self._since = None
-
-    def stop(self) -> None:
-        """The body is done with."""
-        self._since = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _fire(self) -> None:
-        assert self._idle_s is not None  # no timer is armed without a limit
-        now = self._loop.time()
-        due = (now if self._since is None else self._since) + self._idle_s
-        if due > now:
-            self._timer = self._loop.call_at(due, self._fire)
-            return
-        self._timer = None
-        self._content.set_exception(
-            ByteIdleTimeoutError(
-                f"no byte arrived for byte_idle_s={self._idle_s} seconds in the middle of a reply",
-                elapsed_s=self._idle_s,
-                maybe_billed=True,
-            )
-        )
 
 
 def _not_answered(error: Exception, call: HttpCall) -> Exception:

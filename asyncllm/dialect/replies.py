@@ -122,15 +122,20 @@ class WireChoice(Struct, gc=False):
     logprobs: WireLogprobs | None = None
 
 
-class WireReply(Struct, gc=False):
-    """A whole reply or one chunk of a stream, chat or completion."""
+class WireChunk(Struct, gc=False):
+    """What every chunk of a stream may bring."""
+
+    choices: list[WireChoice] | None = None
+    usage: WireUsage | None = None
+    error: Any = None
+
+
+class WireReply(WireChunk, gc=False):
+    """A whole reply, or the first chunk of a stream."""
 
     id: str | None = None
     model: str | None = None
     object: str | None = None
-    choices: list[WireChoice] | None = None
-    usage: WireUsage | None = None
-    error: msgspec.Raw | None = None
 
 
 class _WireVector(Struct, gc=False):

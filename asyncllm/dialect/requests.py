@@ -87,8 +87,7 @@ def write_embeddings(request: EmbedRequest) -> bytes:
 def _finish(body: dict[str, Any], request: Request, flavor: Flavor) -> bytes:
     sampling = request.sampling
     if sampling != _NO_SAMPLING:
-        given = msgspec.structs.asdict(sampling)
-        body |= {name: value for name, value in given.items() if value is not UNSET}
+        body |= msgspec.to_builtins(sampling)  # leaves out what is unset
         if "max_tokens" in body and flavor.max_tokens != "max_tokens":
             body[flavor.max_tokens] = body.pop("max_tokens")
         if "top_logprobs" in body:

@@ -8,18 +8,22 @@ seen to send more text, or a second finish reason, after the first.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import msgspec
 
-from asyncllm.dialect.replies import WireReply, check_error, choice_events, decode, finished, read_usage
-from asyncllm.errors import ResponseValidationError, StreamInterrupted
+from asyncllm.dialect.replies import WireChunk, WireReply, check_error, choice_events, decode, finished, read_usage
+from asyncllm.errors import AsyncLLMError, ResponseValidationError, StreamInterrupted
 from asyncllm.events import Event, Started, TextDelta, UsageReport
 from asyncllm.rejection import embedded_error
 from asyncllm.sse import ServerSentEvent, SSEDecoder
 
 __all__ = ["ReplyStream"]
 
-_chunk = msgspec.json.Decoder(WireReply)
+# The first chunk says who answers; the ones after it repeat that, and are decoded without.
+_first = msgspec.json.Decoder(WireReply)
+_decode_first: Callable[[bytes], WireChunk] = _first.decode
+_decode_later: Callable[[bytes], WireChunk] = msgspec.json.Decoder(WireChunk).decode
 _KEEP_ALIVE = re.compile(rb":?\s*(ping|keep-?alive)?\s*", re.IGNORECASE)
 
 
@@ -32,24 +36,26 @@ class ReplyStream:
     def __init__(self, *, sent: bytes = b"") -> None:
         self.done = False
         """Whether the terminal event has arrived; what follows it is not read."""
+        self.error: AsyncLLMError | None = None
+        """What broke the stream: `APIStatusError` for an error that the server put into it, `ResponseValidationError`
+        for a chunk that cannot be read."""
         self._sse = SSEDecoder(error_field=True)
         self._sent = sent
-        self._started = False
+        self._decode = _decode_first
         self._finish: dict[int, str | None] = {}  # the latest finish reason of each choice seen
         self._surrogates: dict[int, str] = {}  # half of a character that a server split over two chunks
         self._position = 0
 
     def feed(self, data: bytes) -> list[Event]:
-        """Events that `data` completes.
-
-        Raises `APIStatusError` for an error that the server puts into the stream, `ResponseValidationError` for a
-        chunk that cannot be read.
-        """
+        """Events that `data` completes. A failure goes to `error`, so that what came before it is not lost."""
         events: list[Event] = []
-        for event in self._sse.feed(data):
-            if self.done:
-                break
-            self._take(event, events)
+        try:
+            for event in self._sse.feed(data):
+                if self.done:
+                    break
+                self._take(event, events)
+        except AsyncLLMError as error:
+            self.error = error
         return events
 
     def close(self) -> list[Event]:
@@ -58,27 +64,31 @@ class ReplyStream:
         for event in self._sse.close():
             self._take(event, events)
         if not self.done:
-            open_choices = sum(reason is None for reason in self._finish.values())
-            if not self._finish or open_choices:
+            unfinished = sum(reason is None for reason in self._finish.values())
+            if not self._finish or unfinished:
                 raise StreamInterrupted(
                     f"the stream ended after {self._position} chunks without [DONE] and "
-                    + (f"with {open_choices} choices unfinished" if self._finish else "without any choice"),
+                    + (f"with {unfinished} choices unfinished" if self._finish else "without any choice"),
                     maybe_billed=True,
                 )
             self._end(events)
         return events
 
     def _take(self, event: ServerSentEvent, events: list[Event]) -> None:
+        """Add what one server-sent event means."""
         data = event.data
         try:
-            chunk = _chunk.decode(data)
+            chunk = self._decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
             if self._take_odd(event, events):
                 return
             chunk = self._decode_leniently(data)
         self._position += 1
-        if not self._started or chunk.choices is None or chunk.error is not None or event.type == "error":
-            self._take_first(chunk, event, events)
+        if chunk.choices is None or chunk.error is not None or event.type == "error":
+            self._take_error(chunk, event)
+        if self._decode is _decode_first and isinstance(chunk, WireReply):
+            events.append(Started(chunk.model, chunk.id))
+            self._decode = _decode_later
         finish = self._finish
         for choice in chunk.choices or ():
             index = choice.index
@@ -96,15 +106,13 @@ class ReplyStream:
         if chunk.usage is not None:
             events.append(UsageReport(read_usage(chunk.usage)))
 
-    def _take_first(self, chunk: WireReply, event: ServerSentEvent, events: list[Event]) -> None:
-        """What only the first chunk tells, and errors, which come in place of any chunk."""
+    def _take_error(self, chunk: WireChunk, event: ServerSentEvent) -> None:
+        """Errors come in place of any chunk, under several shapes."""
         error = embedded_error(event.data, sent=self._sent) if event.type == "error" else None
         if error is not None:
             raise error
-        check_error(chunk, event.data, self._sent)
-        if not self._started:
-            self._started = True
-            events.append(Started(chunk.model, chunk.id))
+        if chunk.error is not None or chunk.usage is None:
+            check_error(_first.decode(event.data), event.data, self._sent)
 
     def _take_odd(self, event: ServerSentEvent, events: list[Event]) -> bool:
         """What is not a JSON document: the terminal word, a keep-alive, an error. True if it was one of them."""
@@ -123,9 +131,9 @@ class ReplyStream:
         self.done = True
         events.extend(finished(index, reason) for index, reason in self._finish.items())
 
-    def _decode_leniently(self, data: bytes) -> WireReply:
+    def _decode_leniently(self, data: bytes) -> WireChunk:
         try:
-            chunk = decode(data, _chunk, "a chunk")
+            chunk: WireChunk = decode(data, _first, "a chunk")
         except ResponseValidationError as error:
             raise ResponseValidationError(
                 f"chunk {self._position}: {error.message}", body=error.body, maybe_billed=True

@@ -1,84 +1,119 @@
-"""A deadline over the awaits of one call, at the price of one lazy timer.
+"""Deadlines over the awaits of one call.
 
-`asyncio.timeout` around each event would arm and cancel a timer a token. Here a single timer sleeps until the deadline
-that was in force when it was armed; if the deadline has moved on by then, it sleeps again. It can only strike while the
-call itself is being awaited, never while the caller's own code runs between two events.
+A deadline can only strike while the call itself is being awaited, never while the caller's own code runs between two
+events: how long that takes is the caller's business.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from math import inf
+from types import TracebackType
 
 from asyncllm.errors import APITimeoutError
+from asyncllm.events import Event, Events, Ready
+from asyncllm.watchdog import Watchdog
 
-__all__ = ["Watch"]
+__all__ = ["Held"]
 
 
-class Watch:
-    """Cancels the task that waits past the deadline, and turns that cancellation into the typed error.
+class Held:
+    """A call held to a deadline for its first events, and for each wait after them.
 
-    Between `wait` and `rest` the calling task is waiting. A cancellation that comes from outside always wins.
+    `first_s` counts from now. `later_s` counts from the start of each later wait; without it, the first deadline is
+    that of the whole call. `late` makes the error from the events received and the seconds since the start.
+
+    Striking means cancelling the waiting task and turning that cancellation into the error. A cancellation that comes
+    from outside always wins.
     """
 
-    __slots__ = ("_baseline", "_due", "_fired", "_loop", "_task", "_timer", "_waiting", "error")
+    __slots__ = (
+        "_baseline",
+        "_count",
+        "_dog",
+        "_due",
+        "_fired",
+        "_inner",
+        "_late",
+        "_later_s",
+        "_now",
+        "_started",
+        "_task",
+    )
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._due = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._waiting = False
+    def __init__(
+        self,
+        inner: AbstractAsyncContextManager[Events],
+        dog: Watchdog,
+        *,
+        first_s: float | None,
+        later_s: float | None,
+        late: Callable[[int, float], APITimeoutError],
+    ) -> None:
+        self._inner = inner
+        self._dog = dog
+        self._now = asyncio.get_running_loop().time
+        self._started = self._now()
+        self._due = inf if first_s is None else self._started + first_s
+        self._later_s = later_s
+        self._late = late
+        self._count = 0
         self._fired = False
         self._task: asyncio.Task[object] | None = None
         self._baseline = 0
 
-    def now(self) -> float:
-        """Seconds on the loop's clock, which deadlines are given on."""
-        return self._loop.time()
+    async def __aenter__(self) -> Events:
+        self._wait(self._due)
+        try:
+            events = Ready.of(await self._inner.__aenter__())
+        except asyncio.CancelledError:
+            self._strike()
+            raise
+        finally:
+            self._dog.rest(self)
+        self._count = len(events.head)
+        return events if events.rest is None else Ready(events.head, self._iterate(events.rest))
 
-    def wait(self, due: float) -> None:
-        """The current task begins to wait, until `due` at the latest; `inf` waits for ever."""
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._dog.rest(self)
+        return await self._inner.__aexit__(kind, error, trace)
+
+    async def _iterate(self, batches: AsyncIterator[Sequence[Event]]) -> AsyncGenerator[Sequence[Event]]:
+        rest, later_s, now = self._dog.rest, self._later_s, self._now
+        self._wait(self._due if later_s is None or not self._count else now() + later_s)
+        try:
+            async for batch in batches:
+                rest(self)
+                self._count += len(batch)
+                yield batch
+                self._wait(self._due if later_s is None else now() + later_s)
+        except asyncio.CancelledError:
+            self._strike()
+            raise
+        finally:
+            rest(self)
+
+    def expire(self) -> None:
+        """The watchdog's word that the deadline has passed."""
+        if self._task is not None:
+            self._fired = True
+            self._task.cancel()
+
+    def _wait(self, due: float) -> None:
         task = asyncio.current_task()
         if task is not self._task:
             self._task = task
             # Cancellations that this task has swallowed before are none of ours.
             self._baseline = task.cancelling() if task else 0
-        self._due = due
-        self._waiting = True
-        timer = self._timer
-        if timer is None or due < timer.when():
-            self._arm(due)
+        self._dog.watch(self, due)
 
-    def rest(self) -> None:
-        """The wait is over; the caller's own code runs now."""
-        self._waiting = False
-
-    def stop_timer(self) -> None:
-        """Disarm: the call is done with, or a nearer deadline needs the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def convert(self, error: Callable[[], APITimeoutError]) -> None:
-        """On a `CancelledError`: raise `error()` if this watch caused it and nobody else cancelled meanwhile."""
-        self._waiting = False
+    def _strike(self) -> None:
+        """On a `CancelledError`: raise the error instead, if the deadline caused it and nobody else cancelled."""
         if self._fired and self._task is not None:
             self._fired = False
             if self._task.uncancel() <= self._baseline:
-                raise error() from None
-
-    def _arm(self, due: float) -> None:
-        self.stop_timer()
-        if due < inf:
-            self._timer = self._loop.call_at(due, self._fire)
-
-    def _fire(self) -> None:
-        self._timer = None
-        if not self._waiting or self._task is None:
-            return  # the next wait arms it again
-        if self._due > self._loop.time():
-            self._arm(self._due)
-            return
-        self._fired = True
-        self._task.cancel()
+                raise self._late(self._count, self._now() - self._started) from None

@@ -18,7 +18,7 @@ from asyncllm.dialect import (
     write_embeddings,
 )
 from asyncllm.errors import ConfigError, ProtocolError
-from asyncllm.events import Event, Events
+from asyncllm.events import Event, Events, Ready
 from asyncllm.types import Embeddings, ModelInfo, Request, Timeouts
 
 __all__ = ["OpenAI"]
@@ -65,7 +65,9 @@ class OpenAI:
         else:
             path, body = "/completions", write_completion(request, self._flavor)
         async with self._transport.open(self._call(path, body, request)) as reply:
-            yield _stream(reply, body) if request.stream else _whole(reply, body)
+            yield (
+                Ready((), _stream(reply, body)) if request.stream else Ready(read_reply(await reply.read(), sent=body))
+            )
 
     async def embed(self, request: EmbedRequest, /) -> Embeddings:
         """Embed texts in one call; see `asyncllm.backend.Embedder`."""
@@ -103,30 +105,26 @@ class OpenAI:
 _PROBE = Timeouts(connect_s=5, byte_idle_s=10)
 
 
-async def _whole(reply: HttpReply, sent: bytes) -> AsyncGenerator[Event]:
-    for event in read_reply(await reply.read(), sent=sent):
-        yield event
-
-
-async def _stream(reply: HttpReply, sent: bytes) -> AsyncGenerator[Event]:
+async def _stream(reply: HttpReply, sent: bytes) -> AsyncGenerator[list[Event]]:
+    """The events of each network read together."""
     kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         # The server does not stream, or answers with an error under a status of 200: either way, in one piece.
-        for event in read_reply(await reply.read(), sent=sent):
-            yield event
+        yield read_reply(await reply.read(), sent=sent)
         return
     if kind not in ("text/event-stream", ""):
         raise ProtocolError(f"a stream was asked for and the server answers with {kind[:60]}: check base_url")
     stream = ReplyStream(sent=sent)
     while data := await reply.receive():
-        for event in stream.feed(data):
-            yield event
+        if events := stream.feed(data):
+            yield events
+        if stream.error is not None:
+            raise stream.error
         if stream.done:
             # Stopping at the terminal event would cost a new connection a call: its body has an end of its own.
             await reply.drain()
             return
-    for event in stream.close():
-        yield event
+    yield stream.close()
 
 
 def _headers(config: Config, env: Mapping[str, str], key: Secret | None) -> dict[str, str]:

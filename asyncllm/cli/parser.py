@@ -1,0 +1,204 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable
+from typing import NoReturn, TypeAlias
+
+import asyncllm
+from asyncllm.cli.status import TEXT
+from asyncllm.errors import ConfigError
+
+__all__ = ["DEFAULT_MODEL", "make_parser"]
+
+DEFAULT_MODEL = "llamacpp:smollm2"
+"""What answers where nothing is configured: in this process, without a key and without a GPU."""
+
+
+class _Parser(ArgumentParser):
+    """Raises instead of printing its usage, so that a wrong command line is one line like any other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
+_AddParser: TypeAlias = Callable[..., _Parser]
+"""`add_parser` of the group of commands, whose own type argparse keeps to itself."""
+
+
+def make_parser() -> ArgumentParser:
+    """The parser of the whole command line. `args.module` names the file of `asyncllm.cli` that runs the command."""
+    parser = _Parser(
+        prog="asyncllm",
+        description="Language models from the command line: local ones, and any that a backend reaches.",
+        epilog=TEXT,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"asyncllm {asyncllm.__version__}")
+    add = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser).add_parser
+    _add_chat(add)
+    _add_complete(add)
+    _add_backends(add)
+    _add_models(add)
+    _add_doctor(add)
+    return parser
+
+
+def _add_chat(add: _AddParser) -> None:
+    parser = _add(
+        add,
+        "chat",
+        "generate",
+        "ask a model, once or in a conversation",
+        """\
+Ask a model. The prompt is the argument, or what is piped in; of both, the argument comes first, then an empty line,
+then what was piped, less the line breaks at its end. Without either, on a terminal, a conversation begins: every turn
+is remembered until it ends. There Ctrl-C stops an answer and keeps what came; at the prompt it ends the command
+(status 130), as Ctrl-D and /quit do (status 0).""",
+    )
+    parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="the words of the prompt")
+    parser.add_argument("--system", metavar="TEXT", help="instructions put before the conversation")
+    _add_generation(parser)
+
+
+def _add_complete(add: _AddParser) -> None:
+    parser = _add(
+        add,
+        "complete",
+        "generate",
+        "continue a text, without a chat template",
+        """\
+Continue a text as it stands. The text is the argument, or what is piped in, less the line breaks at its end; of both,
+the argument comes first, then an empty line, then what was piped.""",
+    )
+    parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="the words of the text")
+    _add_generation(parser)
+
+
+def _add_backends(add: _AddParser) -> None:
+    parser = _add(
+        add, "backends", "backends", "list what is installed", "List the installed backends; none is imported."
+    )
+    _add_json(parser)
+
+
+def _add_models(add: _AddParser) -> None:
+    parser = _add(
+        add,
+        "models",
+        "models",
+        "list the models that backends offer",
+        """\
+List models as `-m` takes them. A backend that cannot be asked is one line on stderr; the status is that of the first
+failure if every backend fails, and 0 otherwise.""",
+    )
+    parser.add_argument(
+        "backend", nargs="*", metavar="BACKEND", help="backend or deployment; by default all backends that list models"
+    )
+    parser.add_argument("--timeout", type=float, default=15, metavar="SECONDS", help="for each (default: 15)")
+    _add_json(parser)
+
+
+def _add_doctor(add: _AddParser) -> None:
+    parser = _add(
+        add,
+        "doctor",
+        "doctor",
+        "say what would run, what is missing, and what adds it",
+        """\
+Say what is installed, what would run, and what is missing with the command that adds it. Every backend that can be
+reached is asked for its models. The status is 0 if a model can answer (`echo` is not one), else 1.""",
+    )
+    _add_json(parser)
+
+
+def _add(add: _AddParser, name: str, module: str, summary: str, description: str) -> _Parser:
+    parser = add(
+        name,
+        help=summary,
+        description=description,
+        epilog=TEXT,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(module=module)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (also: ASYNCLLM_DEBUG=1)")
+    return parser
+
+
+def _add_json(parser: _Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_generation(parser: _Parser) -> None:
+    _add_target(parser)
+    _add_sampling(parser)
+    _add_constraint(parser)
+    _add_output(parser)
+
+
+def _add_target(parser: _Parser) -> None:
+    group = parser.add_argument_group("where to ask")
+    group.add_argument(
+        "-m",
+        "--model",
+        action="append",
+        metavar="MODEL",
+        help="backend:model, or an alias or deployment of asyncllm.toml; again for what to try next "
+        f"(default: `model` of asyncllm.toml, else {DEFAULT_MODEL})",
+    )
+    group.add_argument("--base-url", metavar="URL", help="address of the (first) model's server")
+    group.add_argument(
+        "--api-key-env",
+        metavar="NAME",
+        help="variable that holds the (first) model's key; there is no option for the key itself, "
+        "as everyone on the machine can read arguments",
+    )
+    group.add_argument("--timeout", type=float, metavar="SECONDS", help="for the whole call (default: none)")
+
+
+def _add_sampling(parser: _Parser) -> None:
+    group = parser.add_argument_group("how to answer")
+    group.add_argument("--max-tokens", type=int, metavar="N", help="tokens of the answer at most")
+    group.add_argument("--temperature", type=float, metavar="X", help="0 for the likeliest answer, higher for variety")
+    group.add_argument("--top-p", type=float, metavar="X", help="only tokens that make up this share of probability")
+    group.add_argument("--top-k", type=int, metavar="N", help="only the N likeliest tokens")
+    group.add_argument("--min-p", type=float, metavar="X", help="only tokens this likely, relative to the likeliest")
+    group.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before this text; repeatable")
+    group.add_argument("--seed", type=int, metavar="N", help="the same answer again, where the backend can")
+    group.add_argument("--presence-penalty", type=float, metavar="X", help=SUPPRESS)
+    group.add_argument("--frequency-penalty", type=float, metavar="X", help=SUPPRESS)
+    group.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1 against repetition")
+    group.add_argument("--reasoning-effort", metavar="LEVEL", help="how long to think, in the model's own word")
+    group.add_argument(
+        "-o",
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other sampling option, `tools`, or an option that only the provider knows; "
+        "the value is JSON, else text; repeatable",
+    )
+
+
+def _add_constraint(parser: _Parser) -> None:
+    group = parser.add_argument_group("what the answer must be", "one of these").add_mutually_exclusive_group()
+    group.add_argument("--schema", metavar="FILE", help="JSON that fits the JSON schema in FILE")
+    group.add_argument("--choice", action="append", metavar="TEXT", help="one of these texts; repeatable")
+    group.add_argument("--regex", metavar="PATTERN", help="a match of the regular expression")
+    group.add_argument("--grammar", metavar="FILE", help="a sentence of the grammar in FILE, as the backend reads it")
+
+
+def _add_output(parser: _Parser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--no-stream", action="store_true", help="print the answer when it is whole")
+    group.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object when the answer is whole: text, finish_reason, model, backend, request_id, usage, "
+        "tool_calls, and, where there is any, reasoning, refusal, choices",
+    )
+    group.add_argument("--reasoning", action="store_true", help="show reasoning on stderr even if it is no terminal")
+    group.add_argument("-q", "--quiet", action="store_true", help="no lines about the command itself, errors aside")

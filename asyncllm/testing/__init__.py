@@ -1,0 +1,67 @@
+"""The kit for those who write backends, and for those who test code that uses them.
+
+    ScriptedBackend, FakeTransport    fakes for the two seams, `Backend` and `Transport`
+    FaultyServer                      a real server on 127.0.0.1 that misbehaves as its script says
+    BackendConformance                the checks that every backend passes, first-party ones included
+
+Nothing here needs pytest to be imported: a conformance check is a plain method with plain asserts, which pytest finds
+and anybody can call.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncllm.testing.conformance import BackendConformance
+    from asyncllm.testing.fake_transport import FakeReply, FakeTransport, in_pieces
+    from asyncllm.testing.ops import Chunk, Fin, HalfClose, Op, Pause, Rst, Slice, Sse, Stall, Status
+    from asyncllm.testing.scripted import Script, ScriptedBackend, Step
+    from asyncllm.testing.server import FaultyServer, SeenRequest
+    from asyncllm.testing.wire import openai_chunks, openai_reply, openai_stream, sse_event
+
+__all__ = [
+    "BackendConformance",
+    "Chunk",
+    "FakeReply",
+    "FakeTransport",
+    "FaultyServer",
+    "Fin",
+    "HalfClose",
+    "Op",
+    "Pause",
+    "Rst",
+    "Script",
+    "ScriptedBackend",
+    "SeenRequest",
+    "Slice",
+    "Sse",
+    "Stall",
+    "Status",
+    "Step",
+    "in_pieces",
+    "openai_chunks",
+    "openai_reply",
+    "openai_stream",
+    "sse_event",
+]
+
+_HOME = {
+    "conformance": ["BackendConformance"],
+    "fake_transport": ["FakeReply", "FakeTransport", "in_pieces"],
+    "ops": ["Chunk", "Fin", "HalfClose", "Op", "Pause", "Rst", "Slice", "Sse", "Stall", "Status"],
+    "scripted": ["Script", "ScriptedBackend", "Step"],
+    "server": ["FaultyServer", "SeenRequest"],
+    "wire": ["openai_chunks", "openai_reply", "openai_stream", "sse_event"],
+}
+_LAZY = {name: f"asyncllm.testing.{module}" for module, names in _HOME.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+        return value
+    raise AttributeError(f"module 'asyncllm.testing' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,83 @@
+"""Runs one check in an event loop of its own and finds out what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import warnings
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from asyncllm.testing.server import TASK_NAME
+
+__all__ = ["run_clean", "settled", "within"]
+
+T = TypeVar("T")
+
+_SETTLE_S = 2.0
+_OURS = (ResourceWarning, RuntimeWarning)
+
+
+def run_clean(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` in a new event loop and return what it returns.
+
+    Raises what `main` raises, and otherwise `AssertionError` for anything that nobody would have seen: an object that
+    was dropped and not closed, a coroutine that was never awaited, an exception in a task or a callback that nobody
+    looked at.
+    """
+    unseen: list[str] = []
+    with _listening(unseen):
+        with asyncio.Runner() as runner:
+            runner.get_loop().set_exception_handler(lambda _, context: unseen.append(_told(context)))
+            result = runner.run(main)
+        # What was dropped reports itself only when it is collected.
+        gc.collect()
+    assert not unseen, f"the check passed, and left behind: {'; '.join(unseen)}"
+    return result
+
+
+async def settled(before: set[asyncio.Task[Any]], what: str) -> None:
+    """Wait until no task runs that is not in `before`; fail, saying after `what`, if that does not come about."""
+    deadline = asyncio.get_running_loop().time() + _SETTLE_S
+    # A server that was started for the test keeps a task for each connection that the pool may use again.
+    while left := {task for task in asyncio.all_tasks() - before if task.get_name() != TASK_NAME}:
+        if asyncio.get_running_loop().time() > deadline:
+            names = ", ".join(sorted(repr(task.get_coro()) for task in left))
+            raise AssertionError(f"{what} leaves {len(left)} tasks running: {names}")
+        await asyncio.sleep(0.005)
+
+
+@contextmanager
+def within(seconds: float, what: str) -> Generator[None]:
+    """Turn the `TimeoutError` of the block's own deadline into an `AssertionError` that says what did not happen."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise AssertionError(f"{what} did not end within {seconds} seconds") from error
+
+
+@contextmanager
+def _listening(unseen: list[str]) -> Generator[None]:
+    """Note in `unseen` the warnings and exceptions that have no one to go to."""
+    hook = sys.unraisablehook
+    with warnings.catch_warnings(record=True) as caught:
+        for category in _OURS:
+            warnings.simplefilter("always", category)
+        sys.unraisablehook = lambda raised: unseen.append(
+            f"{raised.err_msg}: {raised.exc_value!r} in {raised.object!r}"
+        )
+        try:
+            yield
+        finally:
+            sys.unraisablehook = hook
+            unseen += [f"{one.category.__name__}: {one.message}" for one in caught if issubclass(one.category, _OURS)]
+    for one in caught:
+        if not issubclass(one.category, _OURS):  # not what is looked for here; the caller's filters decide
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
+def _told(context: dict[str, Any]) -> str:
+    error = context.get("exception")
+    return f"{context.get('message')}{f' ({error!r})' if error else ''}"
