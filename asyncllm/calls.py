@@ -79,7 +79,7 @@ def chat_request(prompt: Prompt, options: CallOptions, *, stream: bool, timeouts
         model="",
         messages=messages,
         sampling=_sampling(options),
-        tools=_tools(options.get("tools", ())),
+        tools=_tools(options),
         tool_choice=_checked(options, "tool_choice", str),
         parallel_tool_calls=_checked(options, "parallel_tool_calls", bool),
         constraint=_constraint(options),
@@ -178,14 +178,13 @@ def _plain_prompt(prompt: object) -> str | tuple[int, ...]:
 
 
 def _sampling(options: CallOptions) -> Sampling:
-    given: dict[str, Any] = {name: value for name, value in options.items() if name in _SAMPLING}
-    whole = options.get("sampling")
-    if whole is not None:
+    # Unset is the absence of a value, and absent is what it becomes.
+    given: dict[str, Any] = {name: value for name, value in options.items() if name in _SAMPLING and value is not UNSET}
+    if "sampling" in options:
+        whole = options["sampling"]
         if not isinstance(whole, Sampling):
             raise InvalidRequestError("sampling is a Sampling; single options are keyword arguments", field="sampling")
-        given = msgspec.structs.asdict(whole) | given
-    # Unset is the absence of a value, and absent is what it becomes.
-    given = {name: value for name, value in given.items() if value is not UNSET}
+        given = msgspec.to_builtins(whole) | given
     if not given:
         return _NO_SAMPLING
     try:
@@ -198,7 +197,10 @@ def _sampling(options: CallOptions) -> Sampling:
         raise InvalidRequestError(f"{field}: {reason[:1].lower()}{reason[1:]}{hint}", field=field) from None
 
 
-def _tools(tools: object) -> tuple[Tool, ...]:
+def _tools(options: CallOptions) -> tuple[Tool, ...]:
+    if "tools" not in options:
+        return ()
+    tools: object = options["tools"]
     if isinstance(tools, str) or not isinstance(tools, Sequence):
         raise InvalidRequestError("tools is a list of Tool", field="tools")
     made: list[Tool] = []
@@ -250,7 +252,9 @@ def _timeouts(options: CallOptions, default: Timeouts) -> Timeouts:
 
 
 def _extra(options: CallOptions) -> dict[str, Any]:
-    extra = options.get("extra", {})
+    if "extra" not in options:
+        return {}
+    extra = options["extra"]
     if not isinstance(extra, Mapping) or not all(isinstance(name, str) for name in extra):
         raise InvalidRequestError("extra is a dict of the provider's option names to values", field="extra")
     return dict(extra)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from urllib.parse import urlsplit
 
 from asyncllm.backend import Config, Context, EmbedRequest, HttpCall, HttpReply, Secret, require_supported
@@ -56,18 +57,21 @@ class OpenAI:
         )
         self._supported = _OPENAI if self._own else _COMPATIBLE
 
-    @asynccontextmanager
-    async def open(self, request: Request, /) -> AsyncGenerator[Events]:
+    def open(self, request: Request, /) -> _Exchange:
         """Start one chat or completion; see `asyncllm.backend.Backend`."""
         require_supported(request, self._supported, backend=self._name)
         if request.is_chat:
             path, body = "/chat/completions", write_chat(request, self._flavor)
         else:
             path, body = "/completions", write_completion(request, self._flavor)
-        async with self._transport.open(self._call(path, body, request)) as reply:
-            yield (
-                Ready((), _stream(reply, body)) if request.stream else Ready(read_reply(await reply.read(), sent=body))
-            )
+        call = HttpCall(
+            url=self._url + path,
+            body=body,
+            headers=self._stream_headers if request.stream else self._headers,
+            stream=request.stream,
+            timeouts=request.timeouts,
+        )
+        return _Exchange(self._transport.open(call), call)
 
     async def embed(self, request: EmbedRequest, /) -> Embeddings:
         """Embed texts in one call; see `asyncllm.backend.Embedder`."""
@@ -89,20 +93,37 @@ class OpenAI:
     async def aclose(self) -> None:
         """Nothing is held here: connections belong to the transport."""
 
-    def _call(self, path: str, body: bytes, request: Request) -> HttpCall:
-        return HttpCall(
-            url=self._url + path,
-            body=body,
-            headers=self._stream_headers if request.stream else self._headers,
-            stream=request.stream,
-            timeouts=request.timeouts,
-        )
-
     def _get(self, path: str) -> HttpCall:
         return HttpCall(method="GET", url=self._url + path, headers=self._headers, timeouts=_PROBE)
 
 
 _PROBE = Timeouts(connect_s=5, byte_idle_s=10)
+
+
+class _Exchange:
+    """One call under way. A class and not a decorated generator: this is the path that every call takes."""
+
+    __slots__ = ("_call", "_exchange")
+
+    def __init__(self, exchange: AbstractAsyncContextManager[HttpReply], call: HttpCall) -> None:
+        self._exchange = exchange
+        self._call = call
+
+    async def __aenter__(self) -> Events:
+        reply = await self._exchange.__aenter__()
+        call = self._call
+        if call.stream:
+            return Ready((), _stream(reply, call.body))
+        try:
+            return Ready(read_reply(await reply.read(), sent=call.body))
+        except BaseException as error:
+            await self._exchange.__aexit__(type(error), error, error.__traceback__)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._exchange.__aexit__(kind, error, trace)
 
 
 async def _stream(reply: HttpReply, sent: bytes) -> AsyncGenerator[list[Event]]:
