@@ -155,8 +155,8 @@ class Config(Noun, frozen=True, kw_only=True):
         value = self.options.get(name, default)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise ConfigError(
-                f"the option {name!r} of the {self.backend!r} backend is a {kind.__name__}, "
-                f"not a {type(value).__name__}",
+                f"the option {name!r} of the {self.backend!r} backend takes a value of type {kind.__name__}, "
+                f"not {type(value).__name__}",
                 backend=self.backend,
                 field=name,
             )

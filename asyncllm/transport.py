@@ -90,7 +90,7 @@ class AiohttpTransport:
 class _Exchange:
     """One call under way: the context manager that `open` gives, and the reply that entering it lends."""
 
-    __slots__ = ("_call", "_dog", "_now", "_response", "_session", "_timeout", "headers", "status")
+    __slots__ = ("_call", "_closing", "_dog", "_response", "_session", "_timeout", "headers", "status")
 
     status: int
     headers: Mapping[str, str]
@@ -100,7 +100,7 @@ class _Exchange:
     ) -> None:
         self._session = session
         self._dog = dog
-        self._now = session.loop.time
+        self._closing: asyncio.Future[None] | None = None
         self._call = call
         self._timeout = timeout
 
@@ -133,6 +133,8 @@ class _Exchange:
         # Synchronous, so no cancellation can interrupt it. A body read to its end has already handed its connection
         # back to the pool; any other is cut, which is what tells the server to stop.
         self._dog.rest(self)
+        if self._closing is not None:
+            self._closing.remove_done_callback(self._lose)
         self._response.close()
 
     async def receive(self) -> bytes:
@@ -143,10 +145,12 @@ class _Exchange:
             data = content.read_nowait()
             if data or content.at_eof():
                 return data
+            if self._closing is None:
+                self._watch_connection()
             idle_s = self._call.timeouts.byte_idle_s
             if idle_s is None:
                 return await content.readany()
-            self._dog.watch(self, self._now() + idle_s)
+            self._dog.watch(self, asyncio.get_running_loop().time() + idle_s)
             return await content.readany()
         except APIError:
             raise
@@ -186,6 +190,22 @@ class _Exchange:
         except (aiohttp.ClientError, OSError, TimeoutError):
             return  # the answer is complete; all this costs is a new connection for the next call
 
+    def _watch_connection(self) -> None:
+        """Have the reader told when the connection goes: after a chunk that it cannot parse aiohttp forgets to."""
+        connection = self._response.connection
+        protocol = None if connection is None else connection.protocol
+        self._closing = None if protocol is None else protocol.closed  # a protocol without messages is falsy
+        if self._closing is None:
+            self._lose(None)
+            return
+        self._closing.add_done_callback(_look)
+        self._closing.add_done_callback(self._lose)
+
+    def _lose(self, _: object) -> None:
+        content = self._response.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection was lost in the middle of the body"))
+
     async def _refused(self) -> APIError:
         """What a reply without a good status means."""
         response, status = self._response, self.status
@@ -216,6 +236,11 @@ class _Exchange:
             reason = f"the connection was lost ({type(error).__name__})"
         kind = StreamInterrupted if self._call.stream else APIConnectionError
         return kind(f"while reading the reply: {reason}", maybe_billed=True)
+
+
+def _look(closing: asyncio.Future[None]) -> None:
+    """Take note of how a connection ended, or asyncio reports the error as one that nobody saw."""
+    closing.exception()
 
 
 def _not_answered(error: Exception, call: HttpCall) -> Exception:

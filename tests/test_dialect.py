@@ -1,0 +1,560 @@
+"""OpenAI's wire format, each way: what is sent, what is read, and what servers get wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import asyncllm
+from asyncllm import (
+    AudioPart,
+    Event,
+    FilePart,
+    Finished,
+    ImagePart,
+    InvalidRequestError,
+    JsonSchema,
+    LogprobsDelta,
+    Message,
+    ReasoningDelta,
+    Request,
+    ResponseValidationError,
+    Sampling,
+    Started,
+    StreamInterrupted,
+    TextDelta,
+    TextPart,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+    UsageReport,
+)
+from asyncllm.backend import EmbedRequest
+from asyncllm.collect import collect
+from asyncllm.dialect import (
+    Flavor,
+    ReplyStream,
+    message_from_dict,
+    read_embeddings,
+    read_models,
+    read_reply,
+    tool_from_dict,
+    write_chat,
+    write_completion,
+    write_embeddings,
+)
+
+
+def chat(*messages: Message, **fields: Any) -> dict[str, Any]:
+    """What is sent for a request, decoded again."""
+    flavor = fields.pop("flavor", Flavor())
+    request = Request(model="gpt-x", messages=messages or (Message("user", "hi"),), **fields)
+    return json.loads(write_chat(request, flavor))  # type: ignore[no-any-return]
+
+
+def test_a_plain_chat_sends_model_and_messages_and_nothing_else() -> None:
+    assert chat() == {"model": "gpt-x", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def test_a_stream_asks_for_its_usage() -> None:
+    assert chat(stream=True)["stream_options"] == {"include_usage": True}
+    assert "stream_options" not in chat(stream=True, flavor=Flavor(include_usage=False))
+
+
+def test_every_role_reaches_the_server_in_order() -> None:
+    sent = chat(
+        Message("system", "s"),
+        Message("developer", "d"),
+        Message("user", "u", name="ann"),
+        Message("assistant", "", (ToolCall("c1", "f", "{}"),)),
+        Message("tool", "42", tool_call_id="c1"),
+    )["messages"]
+
+    assert [message["role"] for message in sent] == ["system", "developer", "user", "assistant", "tool"]
+    assert sent[2]["name"] == "ann"
+    assert sent[3] == {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+    }
+    assert sent[4] == {"role": "tool", "content": "42", "tool_call_id": "c1"}
+
+
+def test_parts_become_openais_parts() -> None:
+    parts = [
+        TextPart("look"),
+        ImagePart(url="https://x/y.png", detail="low"),
+        ImagePart(data=b"png", media_type="image/jpeg"),
+        AudioPart(b"wav", "mp3"),
+        FilePart(file_id="file-1"),
+        FilePart(data=b"pdf", filename="a.pdf"),
+    ]
+
+    assert chat(Message("user", parts))["messages"][0]["content"] == [
+        {"type": "text", "text": "look"},
+        {"type": "image_url", "image_url": {"url": "https://x/y.png", "detail": "low"}},
+        {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,cG5n"}},
+        {"type": "input_audio", "input_audio": {"data": "d2F2", "format": "mp3"}},
+        {"type": "file", "file": {"file_id": "file-1"}},
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,cGRm", "filename": "a.pdf"}},
+    ]
+
+
+def test_tools_and_their_choice_are_sent() -> None:
+    sent = chat(tools=(Tool("f", "does", {"type": "object"}, True),), tool_choice="f", parallel_tool_calls=False)
+
+    assert sent["tools"] == [
+        {
+            "type": "function",
+            "function": {"name": "f", "description": "does", "parameters": {"type": "object"}, "strict": True},
+        }
+    ]
+    assert sent["tool_choice"] == {"type": "function", "function": {"name": "f"}}
+    assert sent["parallel_tool_calls"] is False
+    assert chat(tool_choice="required")["tool_choice"] == "required"
+
+
+def test_a_schema_becomes_a_response_format() -> None:
+    sent = chat(constraint=JsonSchema({"type": "object"}, "thing", strict=True))
+
+    assert sent["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "thing", "schema": {"type": "object"}, "strict": True},
+    }
+
+
+def test_sampling_goes_out_as_given_and_extra_untouched() -> None:
+    sent = chat(
+        sampling=Sampling(temperature=0.0, stop=("a", "b"), top_logprobs=2, n=2), extra={"seed": None, "x": {"y": 1}}
+    )
+
+    assert sent["temperature"] == 0.0
+    assert sent["stop"] == ["a", "b"]
+    assert (sent["logprobs"], sent["top_logprobs"], sent["n"]) == (True, 2, 2)
+    assert sent["seed"] is None
+    assert sent["x"] == {"y": 1}
+
+
+def test_openais_own_name_for_the_output_limit_is_used_where_asked() -> None:
+    sent = chat(sampling=Sampling(max_tokens=5), flavor=Flavor(max_tokens="max_completion_tokens"))
+
+    assert sent["max_completion_tokens"] == 5
+    assert "max_tokens" not in sent
+
+
+def test_reasoning_is_sent_back_only_where_there_is_a_field_for_it() -> None:
+    message = Message("assistant", "so", reasoning="because")
+
+    assert chat(message)["messages"][0]["reasoning_content"] == "because"
+    assert "reasoning_content" not in chat(message, flavor=Flavor(reasoning_content=False))["messages"][0]
+
+
+def test_a_completion_takes_text_or_tokens_and_counts_logprobs() -> None:
+    request = Request(model="m", prompt=(1, 2), sampling=Sampling(top_logprobs=3))
+
+    assert json.loads(write_completion(request)) == {"model": "m", "prompt": [1, 2], "logprobs": 3}
+
+
+def test_embeddings_ask_for_the_compact_form() -> None:
+    sent = json.loads(write_embeddings(EmbedRequest(model="m", texts=("a",), dimensions=2, extra={"user": "u"})))
+
+    assert sent == {"model": "m", "input": ["a"], "encoding_format": "base64", "dimensions": 2, "user": "u"}
+
+
+WIRE = {
+    "role": "user",
+    "content": [
+        {"type": "text", "text": "look"},
+        {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
+        {"type": "input_audio", "input_audio": {"data": "d2F2", "format": "wav"}},
+        {"type": "file", "file": {"file_data": "data:text/plain;base64,aGk=", "filename": "a.txt"}},
+    ],
+}
+
+
+def test_message_dicts_are_read_as_openai_writes_them() -> None:
+    message = message_from_dict(WIRE)
+
+    assert message.content == (
+        TextPart("look"),
+        ImagePart(url="https://x/y.png"),
+        AudioPart(b"wav", "wav"),
+        FilePart(data=b"hi", filename="a.txt", media_type="text/plain"),
+    )
+
+
+def test_an_assistant_message_survives_the_way_out_and_back() -> None:
+    message = Message("assistant", "so", (ToolCall("1", "f", "{}"),), reasoning="because", refusal="no")
+
+    assert message_from_dict(chat(message)["messages"][0]) == message
+
+
+@pytest.mark.parametrize(
+    ("wire", "place"),
+    [
+        ({}, "role"),
+        ({"role": "usr", "content": "canary"}, "unknown role"),
+        ({"role": "user", "content": 5}, "content"),
+        ({"role": "user", "contents": "canary"}, "contents"),
+        ({"role": "user", "content": [{"type": "video", "text": "canary"}]}, "type"),
+        ({"role": "user", "content": [{"type": "file", "file": {"file_data": "canary"}}]}, "file_data"),
+        ({"role": "user", "content": [{"type": "file", "file": {"file_data": "data:x;base64,%"}}]}, "base64"),
+    ],
+)
+def test_a_bad_message_dict_is_refused_by_its_place_and_not_repeated(wire: dict[str, Any], place: str) -> None:
+    with pytest.raises(InvalidRequestError, match=place) as caught:
+        message_from_dict(wire, "prompt[3]")
+
+    assert "prompt[3]" in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+def test_tool_dicts_are_read_and_bad_ones_refused_by_place() -> None:
+    wire = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+    assert tool_from_dict(wire) == Tool("f", parameters={"type": "object"})
+    with pytest.raises(InvalidRequestError, match=r"tools\[1\].*name"):
+        tool_from_dict({"type": "function", "function": {}}, "tools[1]")
+
+
+# -- whole replies -----------------------------------------------------------------------------------------------
+
+
+def test_a_whole_reply_is_read_to_its_last_field() -> None:
+    body = msgspec.json.encode(
+        {
+            "id": "r-1",
+            "model": "gpt-x",
+            "choices": [
+                {
+                    "index": 1,
+                    "message": {"role": "assistant", "content": None, "refusal": "no"},
+                    "finish_reason": "content_filter",
+                },
+                {
+                    "index": 0,
+                    "message": {
+                        "content": "hi",
+                        "reasoning_content": "hm",
+                        "tool_calls": [
+                            {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+                        ],
+                    },
+                    "finish_reason": "tool_calls",
+                    "logprobs": {
+                        "content": [
+                            {
+                                "token": "hi",
+                                "logprob": -0.1,
+                                "bytes": [104, 105],
+                                "top_logprobs": [{"token": "ho", "logprob": -2}],
+                            }
+                        ]
+                    },
+                },
+            ],
+            "usage": {
+                "prompt_tokens": 10,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {"cached_tokens": 4},
+                "completion_tokens_details": {"reasoning_tokens": 2},
+            },
+        }
+    )
+
+    reply = collect(read_reply(body))
+
+    assert (reply.text, reply.reasoning, reply.model, reply.request_id) == ("hi", "hm", "gpt-x", "r-1")
+    assert reply.tool_calls == (ToolCall("c", "f", '{"a":1}'),)
+    assert [choice.finish_reason for choice in reply.choices] == ["tool_calls", "content_filter"]
+    assert reply.choices[1].message.refusal == "no"
+    assert reply.usage == Usage(input_tokens=10, output_tokens=5, cached_tokens=4, reasoning_tokens=2)
+    assert reply.logprobs is not None
+    assert reply.logprobs[0].top[0].token == "ho"
+    assert reply.raw["usage"]["prompt_tokens"] == 10
+
+
+def test_a_completion_reply_reads_text_and_its_own_logprobs() -> None:
+    body = (
+        b'{"id":"r","model":"m","choices":[{"index":0,"text":" there","finish_reason":"length","logprobs":'
+        b'{"tokens":[" there"],"token_logprobs":[-0.2],"top_logprobs":[{" you":-1.5}],"text_offset":[0]}}]}'
+    )
+
+    reply = collect(read_reply(body))
+
+    assert reply.text == " there"
+    assert reply.logprobs == (asyncllm.TokenLogprob(" there", -0.2, None, (asyncllm.TokenLogprob(" you", -1.5),)),)
+
+
+WORDS = [
+    ("stop", "stop"), ("eos_token", "stop"), ("stop_sequence", "stop"), ("end_turn", "stop"), ("length", "length"),
+    ("max_tokens", "length"), ("tool_use", "tool_calls"), ("function_call", "tool_calls"), ("abort", "error"),
+    ("brand_new_word", None), ("null", None), (None, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("word", "reason"), WORDS)
+def test_finish_reasons_are_normalised_and_the_servers_word_kept(word: str | None, reason: str | None) -> None:
+    body = msgspec.json.encode({"choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": word}]})
+
+    choice = collect(read_reply(body)).choices[0]
+
+    assert choice.finish_reason == reason
+    assert choice.finish_reason_raw == (None if word in (None, "null") else word)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'\xef\xbb\xbf{"choices":[{"index":"0","message":{"content":"hi"}}]}',
+        b'{"choices":[{"index":0,"message":{"content":"hi"},"logprobs":{"content":[{"token":"hi","logprob":NaN}]}}]}',
+        b'{"choices":[{"index":0,"message":{"content":"hi"}}],"usage":{"prompt_tokens":1e999}}',
+        b'\n\n {"choices":[{"index":0,"message":{"content":"hi","extra":"\\ud83d"}}]}',
+        b'{"choices":[{"index":0.0,"message":{"content":"hi"}}],"x":"\xff"}',
+    ],
+)
+def test_one_odd_field_does_not_cost_the_answer(body: bytes) -> None:
+    assert collect(read_reply(body)).text == "hi"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>canary</html>", b"[]", b'{"id":"x"}', b'{"choices":5,"x":"canary"}', b'"canary"']
+)
+def test_a_reply_that_is_none_is_refused_without_repeating_it(body: bytes) -> None:
+    with pytest.raises(ResponseValidationError) as caught:
+        read_reply(body)
+
+    assert "canary" not in str(caught.value)
+    assert caught.value.body in (body, None)
+
+
+def test_an_error_in_a_good_reply_is_raised() -> None:
+    with pytest.raises(asyncllm.RateLimitError, match="slow down"):
+        read_reply(b'{"error":{"message":"slow down","code":429}}')
+
+
+def test_vectors_come_in_the_order_of_their_texts_in_either_encoding() -> None:
+    body = b'{"model":"e","data":[{"index":1,"embedding":[1.0,0.5]},{"index":0,"embedding":"AACAPwAAAD8="}],"usage":{"prompt_tokens":2}}'
+
+    vectors = read_embeddings(body, count=2)
+
+    assert [list(vector) for vector in vectors] == [[1.0, 0.5], [1.0, 0.5]]
+    assert vectors.usage.input_tokens == 2
+    with pytest.raises(ResponseValidationError, match="3 texts"):
+        read_embeddings(body, count=3)
+
+
+def test_models_are_listed_with_their_limit() -> None:
+    body = b'{"object":"list","data":[{"id":"a/b:c","object":"model","owned_by":"vllm","max_model_len":2048}]}'
+
+    assert read_models(body) == [asyncllm.ModelInfo(id="a/b:c", owned_by="vllm", context_tokens=2048)]
+
+
+# -- streams -----------------------------------------------------------------------------------------------------
+
+
+def read_stream(data: bytes, *cuts: int) -> list[Event]:
+    """Events of a stream that arrives cut at the given places."""
+    stream = ReplyStream()
+    events: list[Event] = []
+    edges = [0, *sorted(cuts), len(data)]
+    for start, end in zip(edges, edges[1:], strict=False):
+        events += stream.feed(data[start:end])
+        if stream.error:
+            raise stream.error
+    return events + stream.close()
+
+
+def sse(*documents: object, ending: str = "\n\n") -> bytes:
+    texts = [document if isinstance(document, str) else json.dumps(document) for document in documents]
+    return "".join(f"data: {text}{ending}" for text in texts).encode()
+
+
+def delta(index: int = 0, finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"id": "r", "model": "m", "choices": [{"index": index, "delta": fields, "finish_reason": finish}]}
+
+
+HELLO = sse(
+    delta(role="assistant", content=""), delta(content="Hel"), delta(content="lo ✓"), delta(finish="stop"), "[DONE]"
+)
+HELLO_EVENTS = [Started("m", "r"), TextDelta("Hel"), TextDelta("lo ✓"), Finished("stop", "stop")]
+
+
+def test_a_stream_cut_anywhere_gives_the_same_events() -> None:
+    for cut in range(len(HELLO) + 1):
+        assert read_stream(HELLO, cut) == HELLO_EVENTS
+
+
+@given(st.lists(st.integers(0, len(HELLO)), max_size=30))
+def test_a_stream_cut_everywhere_gives_the_same_events(cuts: list[int]) -> None:
+    assert read_stream(HELLO, *cuts) == HELLO_EVENTS
+
+
+@pytest.mark.parametrize("ending", ["\r\n\r\n", "\r\r"])
+def test_line_endings_make_no_difference(ending: str) -> None:
+    data = sse(delta(content="Hel"), delta(content="lo ✓"), delta(finish="stop"), "[DONE]", ending=ending)
+
+    for cut in range(len(data) + 1):
+        assert read_stream(data, cut) == HELLO_EVENTS
+
+
+def test_a_stream_that_stops_anywhere_before_its_end_is_interrupted() -> None:
+    # From the finish reason on, a clean end of the body is an end; before it, it never is.
+    data = sse(delta(content="a"), delta(content="b"), delta(finish="stop"))
+
+    for end in range(len(data)):
+        with pytest.raises(StreamInterrupted):
+            read_stream(data[:end])
+    assert read_stream(data)[-1] == Finished("stop", "stop")
+
+
+TERMINAL = {
+    "no space": b"data:[DONE]\n\n",
+    "no blank line": b"data: [DONE]\n",
+    "no line end": b"data: [DONE]",
+    "padded": b"data: [DONE] \n\n",
+}
+
+
+@pytest.mark.parametrize("name", TERMINAL)
+def test_done_is_taken_in_every_form_seen(name: str) -> None:
+    data = sse(delta(content="a")) + TERMINAL[name]
+
+    assert read_stream(data) == [Started("m", "r"), TextDelta("a"), Finished(None, None)]
+
+
+def test_what_follows_done_is_not_read() -> None:
+    assert read_stream(HELLO + sse(delta(content="ghost"))) == HELLO_EVENTS
+
+
+KEEP_ALIVES = [
+    b": OPENROUTER PROCESSING\n\n",
+    b": ping\n\n",
+    b"data:\n\n",
+    b"data: : ping\n\n",
+    b"data: ping\n\n",
+    b"data: keep-alive\n\n",
+    b"event: ping\n\n",
+    b"id: 1\n\n",
+    b"retry: 10\n\n",
+]
+
+
+@pytest.mark.parametrize("noise", KEEP_ALIVES)
+def test_keep_alives_are_not_events(noise: bytes) -> None:
+    pieces = HELLO.split(b"\n\n")[:-1]
+
+    data = noise + b"".join(piece + b"\n\n" + noise for piece in pieces)
+
+    assert read_stream(data) == HELLO_EVENTS
+
+
+def test_usage_is_taken_wherever_it_comes() -> None:
+    data = sse(
+        {"id": "r", "model": "m", "choices": [], "prompt_filter_results": []},
+        {**delta(content="a"), "usage": {"prompt_tokens": 1}},
+        {**delta(finish="stop"), "usage": {"prompt_tokens": 1, "completion_tokens": 1}},
+        {"choices": None, "usage": {"prompt_tokens": 1, "completion_tokens": 2}},
+        "[DONE]",
+    )
+
+    events = read_stream(data)
+
+    assert [event.usage.output_tokens for event in events if isinstance(event, UsageReport)] == [None, 1, 2]
+    assert collect(events).usage == Usage(input_tokens=1, output_tokens=2)
+
+
+def test_text_after_a_finish_reason_still_counts_and_the_last_reason_wins() -> None:
+    events = read_stream(sse(delta(content="a", finish="stop"), delta(content="b"), delta(finish="length"), "[DONE]"))
+
+    assert collect(events).text == "ab"
+    assert [event for event in events if isinstance(event, Finished)] == [Finished("length", "length")]
+
+
+def test_choices_of_n_answers_keep_apart() -> None:
+    events = read_stream(
+        sse(delta(0, content="a"), delta(1, content="b"), delta(1, "length"), delta(0, "stop", content="A"))
+    )
+
+    assert [choice.message.text for choice in collect(events).choices] == ["aA", "b"]
+    with pytest.raises(StreamInterrupted, match="1 choices unfinished"):
+        read_stream(sse(delta(0, content="a"), delta(1, content="b"), delta(0, "stop")))
+
+
+def test_reasoning_and_tool_calls_and_logprobs_stream() -> None:
+    token = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
+    chunk = delta(content="a")
+    chunk["choices"][0]["logprobs"] = {"content": [token]}
+
+    events = read_stream(
+        sse(
+            delta(reasoning="hm"),
+            delta(reasoning_content="m"),
+            chunk,
+            delta(tool_calls=[{"index": 0, "id": "c", "function": {"name": "f", "arguments": ""}}]),
+            delta(tool_calls=[{"index": 0, "function": {"arguments": "{}"}}]),
+            delta(finish="tool_calls"),
+            "[DONE]",
+        )
+    )
+
+    assert events[1:-1] == [
+        ReasoningDelta("hm"),
+        ReasoningDelta("m"),
+        TextDelta("a"),
+        LogprobsDelta((asyncllm.TokenLogprob("a", -0.5, (97,)),)),
+        ToolCallDelta(0, "c", "f"),
+        ToolCallDelta(0, arguments="{}"),
+    ]
+
+
+def test_a_character_split_over_two_chunks_is_made_whole() -> None:
+    data = b"".join(
+        b'data: {"id":"r","model":"m","choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % text
+        for text in (b"a\\ud83d", b"\\ude00b", b"\\ud83d!")
+    )
+
+    events = read_stream(data + b"data: [DONE]\n\n")
+
+    assert collect(events).text == "a😀b\ufffd!"
+
+
+ERRORS = [
+    (b'data: {"error":{"message":"boom","type":"server_error","code":500}}\n\n', asyncllm.InternalServerError),
+    (b'data: {"error":"boom"}\n\n', asyncllm.InternalServerError),
+    (b'data: {"object":"error","message":"boom","code":400}\n\n', asyncllm.BadRequestError),
+    (b'error: {"code":429,"message":"boom"}\n\n', asyncllm.RateLimitError),
+    (
+        b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"boom"}}\n\n',
+        asyncllm.OverloadedError,
+    ),
+    (b"event: error\ndata: boom\n\n", asyncllm.InternalServerError),
+]
+
+
+@pytest.mark.parametrize(("frame", "kind"), ERRORS, ids=range(len(ERRORS)))
+def test_an_error_frame_raises_what_it_means_and_keeps_what_came_before(frame: bytes, kind: type[Exception]) -> None:
+    stream = ReplyStream()
+
+    events = stream.feed(sse(delta(content="a")) + frame)
+
+    assert events == [Started("m", "r"), TextDelta("a")]
+    assert type(stream.error) is kind
+    assert "boom" in str(stream.error)
+
+
+def test_a_chunk_that_cannot_be_read_ends_the_stream_by_position_and_not_by_content() -> None:
+    stream = ReplyStream()
+
+    events = stream.feed(sse(delta(content="a"), '{"choices": canary'))
+
+    assert events[-1] == TextDelta("a")
+    assert isinstance(stream.error, ResponseValidationError)
+    assert "chunk 1" in str(stream.error)
+    assert "canary" not in str(stream.error)

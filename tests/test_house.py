@@ -1,0 +1,223 @@
+"""The house keeps its shape: who imports whom, what is public, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "asyncllm"
+BACKENDS = sorted(path for path in (ROOT / "backends").iterdir() if (path / "__init__.py").exists())
+
+FLOOR = {
+    "errors": 0,
+    "events": 0,
+    "types": 0,
+    "backend": 1,
+    "collect": 1,
+    "dialect": 1,
+    "rejection": 1,
+    "sse": 1,
+    "watchdog": 1,
+    "calls": 2,
+    "config": 2,
+    "middleware": 2,
+    "registry": 2,
+    "transport": 2,
+    "routes": 3,
+    "stream": 3,
+    "client": 4,
+    "sync": 4,
+    "__init__": 5,
+    "__main__": 6,
+    "cli": 6,
+    "testing": 6,
+}
+"""Floor of each room. Rooms of one floor are neighbours only where `NEIGHBOURS` says so."""
+
+NEIGHBOURS = {
+    ("errors", "types"),  # a partial response inside an error, for type checkers alone
+    ("types", "errors"),
+    ("events", "types"),
+    ("backend", "events"),
+    ("sse", "errors"),
+    ("collect", "events"),
+    ("dialect", "backend"),
+    ("dialect", "rejection"),
+    ("dialect", "sse"),
+    ("config", "backend"),
+    ("client", "routes"),
+    ("sync", "client"),
+    ("cli", "__init__"),
+    ("__main__", "cli"),
+}
+
+HOMES = {
+    "aiohttp": {"asyncllm/transport.py"},
+    "anyio": {"asyncllm/client.py", "asyncllm/sync.py", "asyncllm/testing", "backends/asyncllm_llamacpp"},
+    "pytest": {"asyncllm/testing"},
+    "tomllib": {"asyncllm/config.py"},
+    "xllamacpp": {"backends/asyncllm_llamacpp"},
+}
+"""Where each third-party library (and the one parser of a file format) lives; msgspec is at home everywhere."""
+
+PLUGIN_DOORS = {"backend", "dialect", "errors", "events", "rejection", "sse", "types"}
+
+
+def sources(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if node.module == "asyncllm":
+                yield from (f"asyncllm.{name.name}" for name in node.names)
+
+
+@pytest.mark.parametrize("path", sources(PACKAGE), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_from_floors_below_it(path: Path) -> None:
+    here = room(path)
+    rooms = {name.split(".")[1] for name in imports(path) if name.startswith("asyncllm.")} & FLOOR.keys()
+
+    above = {other for other in rooms - {here} if FLOOR[other] >= FLOOR[here] and (here, other) not in NEIGHBOURS}
+
+    assert not above
+
+
+@pytest.mark.parametrize(
+    "path", [file for folder in BACKENDS for file in sources(folder)], ids=lambda path: path.parent.name
+)
+def test_a_plugin_uses_the_plugin_doors_and_no_other_plugin(path: Path) -> None:
+    own = path.relative_to(ROOT / "backends").parts[0]
+
+    modules = set(imports(path))
+
+    assert {name.split(".")[1] for name in modules if name.startswith("asyncllm.")} <= PLUGIN_DOORS
+    assert {name.split(".")[0] for name in modules if name.startswith("asyncllm_")} <= {own}
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_has_one_home(library: str) -> None:
+    users = {
+        str(path.relative_to(ROOT))
+        for path in [*sources(PACKAGE), *sources(ROOT / "backends")]
+        if any(name.split(".")[0] == library for name in imports(path))
+    }
+
+    strangers = {user for user in users if not any(user.startswith(home) for home in HOMES[library])}
+
+    assert not strangers
+
+
+@pytest.mark.parametrize(
+    "path", [*sources(PACKAGE), *sources(ROOT / "backends")], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_names_in_all_are_sorted_and_there(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    declared = [
+        [element.value for element in node.value.elts if isinstance(element, ast.Constant)]
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id == "__all__"
+        and isinstance(node.value, ast.List)
+    ]
+
+    names = [str(name) for group in declared for name in group]
+
+    assert names == sorted(names)
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    "module", ["asyncllm", "asyncllm.backend", "asyncllm.dialect", "asyncllm.sse", "asyncllm.testing"]
+)
+def test_every_public_name_exists_and_explains_itself(module: str) -> None:
+    door = importlib.import_module(module)
+
+    silent = [
+        name
+        for name in door.__all__
+        if (inspect.isclass(thing := getattr(door, name)) or inspect.isfunction(thing)) and not inspect.getdoc(thing)
+    ]
+
+    assert not silent
+
+
+def test_every_public_method_explains_itself() -> None:
+    import asyncllm
+
+    silent = [
+        f"{name}.{attribute}"
+        for name in asyncllm.__all__
+        if inspect.isclass(thing := getattr(asyncllm, name)) and thing.__module__.startswith("asyncllm")
+        for attribute, value in vars(thing).items()
+        if not attribute.startswith("_")
+        and (inspect.isfunction(value) or isinstance(value, property))
+        and not inspect.getdoc(value)
+    ]
+
+    assert not silent
+
+
+def test_no_file_is_longer_than_its_reason_allows() -> None:
+    # `types` says itself why it is long, `errors` is one tree, and tables of cases are tables.
+    excused = {"asyncllm/types.py", "asyncllm/errors.py"}
+    files = [*sources(PACKAGE), *sources(ROOT / "backends"), *sources(ROOT / "bench")]
+
+    long = {
+        name: lines
+        for path in files
+        if (name := str(path.relative_to(ROOT))) not in excused
+        and (lines := len(path.read_text("utf-8").splitlines())) > 400
+    }
+
+    assert not long
+
+
+def test_importing_loads_nothing_heavy_and_does_no_work() -> None:
+    script = (
+        "import sys; before = set(sys.modules); import asyncllm; loaded = set(sys.modules) - before;"
+        "heavy = {'aiohttp', 'anyio', 'starlette', 'vllm', 'torch', 'apsw', 'pydantic', 'importlib.metadata', 'tomllib',"
+        "'ssl', 'asyncllm.client', 'asyncllm.transport'};"
+        "print(sorted(heavy & loaded))"
+    )
+
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_opens_no_socket_and_reads_no_key() -> None:
+    script = (
+        "import sys, os\n"
+        "seen = []\n"
+        "sys.addaudithook(lambda event, args: seen.append(event) if event.startswith(('socket.', 'subprocess.')) else None)\n"
+        "class Environ(type(os.environ)):\n"
+        "    def __getitem__(self, name):\n"
+        "        seen.append(name) if 'KEY' in name else None\n"
+        "        return super().__getitem__(name)\n"
+        "os.environ.__class__ = Environ\n"
+        "import asyncllm, asyncllm.client, asyncllm.testing\n"
+        "print(seen)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"

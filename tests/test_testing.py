@@ -1,0 +1,412 @@
+"""The fakes and the faulty server do what their scripts say, and see what was done to them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Sequence
+
+import pytest
+
+import asyncllm.testing
+from asyncllm.backend import HttpCall
+from asyncllm.client import Client
+from asyncllm.dialect import ReplyStream, read_reply
+from asyncllm.errors import (
+    APIConnectionError,
+    APIError,
+    BadRequestError,
+    OverloadedError,
+    ProtocolError,
+    RateLimitError,
+    RedirectRefusedError,
+    StreamInterrupted,
+)
+from asyncllm.events import Finished, TextDelta, UsageReport
+from asyncllm.testing import (
+    Chunk,
+    FakeReply,
+    FakeTransport,
+    FaultyServer,
+    Fin,
+    HalfClose,
+    Op,
+    Pause,
+    Rst,
+    ScriptedBackend,
+    SeenRequest,
+    Slice,
+    Sse,
+    Stall,
+    Status,
+    in_pieces,
+    openai_chunks,
+    openai_reply,
+    openai_stream,
+)
+from asyncllm.transport import AiohttpTransport
+from asyncllm.types import Message, Request, Timeouts, Usage
+
+HELLO = Request(model="any", messages=(Message("user", "hello"),))
+DONE = Finished("stop")
+
+
+# -- the door --------------------------------------------------------------------------------------------------------
+
+
+def test_importing_the_kit_imports_neither_pytest_nor_aiohttp() -> None:
+    code = (
+        "import sys, asyncllm.testing as kit; [getattr(kit, name) for name in kit.__all__];"
+        "print([name for name in ('pytest', 'aiohttp') if name in sys.modules])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_name_of_the_kit_is_there() -> None:
+    for name in asyncllm.testing.__all__:
+        assert getattr(asyncllm.testing, name) is not None
+    assert dir(asyncllm.testing) == sorted(asyncllm.testing.__all__)
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = asyncllm.testing.nothing_of_the_kind
+
+
+# -- ScriptedBackend -------------------------------------------------------------------------------------------------
+
+
+async def test_a_scripted_backend_plays_its_scripts_in_order_and_the_last_one_again() -> None:
+    error = RateLimitError("slow down", status=429)
+    backend = ScriptedBackend([error, [TextDelta("hi"), Pause(0.001), 0.001, DONE]])
+
+    with pytest.raises(RateLimitError):
+        async with backend.open(HELLO):
+            pass
+    for _ in range(2):
+        async with backend.open(HELLO) as events:
+            assert [event async for event in events] == [TextDelta("hi"), DONE]
+
+    assert backend.opened == backend.closed == 3
+    assert backend.requests == [HELLO] * 3
+
+
+async def test_a_scripted_backend_raises_what_stands_between_its_events() -> None:
+    backend = ScriptedBackend([[TextDelta("hi"), StreamInterrupted("cut")]])
+    got: list[object] = []
+
+    async def read() -> None:
+        async with backend.open(HELLO) as events:
+            async for event in events:
+                got.append(event)  # noqa: PERF401  # what had come before the error
+
+    with pytest.raises(StreamInterrupted):
+        await read()
+
+    assert got == [TextDelta("hi")]
+    assert backend.opened == backend.closed == 1
+
+
+@pytest.mark.parametrize("script", [Stall(), [Stall()], [TextDelta("hi"), Stall()]])
+async def test_a_stall_waits_until_cancelled_and_is_left(script: Stall | list[TextDelta | Stall]) -> None:
+    backend = ScriptedBackend([script])
+
+    async def read() -> None:
+        async with asyncio.timeout(0.02), backend.open(HELLO) as events:
+            async for _ in events:
+                pass
+
+    with pytest.raises(TimeoutError):
+        await read()
+
+    assert backend.opened == backend.closed == 1
+
+
+async def test_a_client_retries_over_a_scripted_backend() -> None:
+    backend = ScriptedBackend([OverloadedError("busy", status=503), [TextDelta("hi"), DONE]])
+
+    async with Client(backend=backend, model="any", env={}) as client:
+        reply = await client.chat("hello")
+
+    assert reply.text == "hi"
+    assert backend.opened == backend.closed == 2
+    assert backend.is_closed
+
+
+def test_a_scripted_backend_without_a_script_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one script"):
+        ScriptedBackend([])
+
+
+# -- FakeTransport ---------------------------------------------------------------------------------------------------
+
+
+def openai(transport: FakeTransport) -> Client:
+    return Client(
+        model="openai:any", base_url="http://fake/v1", api_key="sk-1234", transport=transport, retry=None, env={}
+    )
+
+
+async def test_a_fake_transport_answers_a_client_and_keeps_the_calls() -> None:
+    usage = Usage(input_tokens=1, output_tokens=2)
+    whole, streamed = openai_reply("Hello", usage=usage), openai_stream(["Hel", "lo"], usage=usage)
+    transport = FakeTransport([FakeReply(body=whole), FakeReply(body=in_pieces(streamed, 7))])
+
+    async with openai(transport) as client:
+        reply = await client.chat("hi")
+        async with client.stream("hi") as stream:
+            texts = [event.text async for event in stream if isinstance(event, TextDelta)]
+
+    assert reply.text == stream.response.text == "Hello"
+    assert reply.usage == stream.response.usage == usage
+    assert texts == ["Hel", "lo"]
+    assert [call.stream for call in transport.calls] == [False, True]
+    assert transport.calls[0].url == "http://fake/v1/chat/completions"
+    assert transport.opened == transport.closed == 2
+    assert transport.is_closed
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (FakeReply(429, {"Retry-After": "3"}, b'{"error": {"message": "slow"}}'), RateLimitError),
+        (FakeReply(307), RedirectRefusedError),
+        (FakeReply(204), ProtocolError),
+        (FakeReply(body=[openai_stream(["Hi"])[:80], StreamInterrupted("cut")]), StreamInterrupted),
+        (APIConnectionError("down"), APIConnectionError),
+        (lambda call: FakeReply(400, body=call.body), BadRequestError),
+    ],
+)
+async def test_a_fake_transport_fails_as_it_is_told(answer: FakeReply, error: type[APIError]) -> None:
+    transport = FakeTransport([answer])
+
+    async with openai(transport) as client:
+        text = client.stream_text("a prompt that the reply echoes")
+        with pytest.raises(error) as caught:
+            assert [piece async for piece in text]
+
+    assert "echoes" not in str(caught.value)
+    assert transport.opened == transport.closed
+
+
+async def test_a_fake_reply_has_headers_of_any_case_and_never_ends_early() -> None:
+    transport = FakeTransport([FakeReply(headers={"X-Request-Id": "7"}, body=[b"one", b"", 0.001, Pause(0), b"two"])])
+
+    async with transport.open(HttpCall(url="http://fake")) as reply:
+        assert reply.headers["x-request-ID"] == "7"
+        assert reply.headers["content-type"] == "application/json"
+        assert len(reply.headers) == 2
+        assert [await reply.receive() for _ in range(3)] == [b"one", b"two", b""]
+
+
+async def test_a_fake_reply_can_stall() -> None:
+    transport = FakeTransport([FakeReply(body=[b"one", Stall()])])
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02), transport.open(HttpCall(url="http://fake")) as reply:
+            await reply.read()
+
+    assert transport.closed == 1
+
+
+async def test_a_fake_transport_without_replies_says_who_called() -> None:
+    with pytest.raises(AssertionError, match="POST http://fake"):
+        async with FakeTransport().open(HttpCall(url="http://fake")):
+            pass
+
+
+# -- the wire --------------------------------------------------------------------------------------------------------
+
+
+def test_openai_shapes_are_read_by_the_dialect() -> None:
+    usage = Usage(input_tokens=3, output_tokens=2, cached_tokens=1, reasoning_tokens=1)
+    stream = ReplyStream()
+    streamed = stream.feed(openai_stream(["Hel", "lo"], finish="length", usage=usage))
+    whole = read_reply(openai_reply(["a", "b"], finish="length", usage=usage))
+
+    assert [event for event in streamed if isinstance(event, TextDelta)] == [TextDelta("Hel"), TextDelta("lo")]
+    assert stream.done
+    assert streamed[-1] == whole[-2] == Finished("length", "length")
+    assert UsageReport(usage) in streamed
+    assert UsageReport(usage) in whole
+
+
+def test_an_openai_stream_can_lack_its_end() -> None:
+    stream = ReplyStream()
+    stream.feed(openai_stream(["Hel"], finish=None, done=False))
+
+    assert not stream.done
+    with pytest.raises(StreamInterrupted):
+        stream.close()
+
+
+# -- FaultyServer ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def transport() -> AsyncGenerator[AiohttpTransport]:
+    made = AiohttpTransport()
+    yield made
+    await made.aclose()
+
+
+async def fetch(transport: AiohttpTransport, url: str, *, stream: bool = False, body: bytes = b"{}") -> bytes:
+    async with transport.open(HttpCall(url=url, body=body, stream=stream, timeouts=Timeouts(byte_idle_s=5))) as reply:
+        return await reply.read()
+
+
+async def test_a_server_keeps_what_it_was_sent_and_the_connection(transport: AiohttpTransport) -> None:
+    async with FaultyServer([Status(body=b"ok")]) as server:
+        for number in range(3):
+            assert await fetch(transport, f"{server.url}/path?q={number}", body=b'{"a": 1}') == b"ok"
+
+    assert server.connections == 1
+    assert [request.path for request in server.requests] == ["/path?q=0", "/path?q=1", "/path?q=2"]
+    assert server.requests[0].method == "POST"
+    assert server.requests[0].headers["content-length"] == "8"
+    assert server.requests[0].json() == {"a": 1}
+    assert {request.connection for request in server.requests} == {1}
+    assert all(request.aborted_s is None for request in server.requests)
+
+
+async def test_scripts_are_taken_in_order_and_the_last_one_again(transport: AiohttpTransport) -> None:
+    async with FaultyServer([[Status(body=b"1")], [Status(body=b"2")]]) as server:
+        got = [await fetch(transport, server.url) for _ in range(3)]
+
+    assert got == [b"1", b"2", b"2"]
+
+
+async def test_a_function_chooses_the_script(transport: AiohttpTransport) -> None:
+    def script(request: SeenRequest) -> Sequence[Op]:
+        return [Status(200 if request.path == "/yes" else 404, body=b"{}")]
+
+    async with FaultyServer(script) as server:
+        assert await fetch(transport, f"{server.url}/yes") == b"{}"
+        with pytest.raises(APIError, match="404"):
+            await fetch(transport, f"{server.url}/no")
+
+
+async def test_an_error_in_a_script_function_comes_out_of_the_block(transport: AiohttpTransport) -> None:
+    def script(_: SeenRequest) -> Sequence[Op]:
+        raise ZeroDivisionError("mine")
+
+    async def call() -> None:
+        async with FaultyServer(script) as server:
+            with pytest.raises(APIConnectionError):
+                await fetch(transport, server.url)
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        await call()
+
+
+CHUNKED = Status(200, {"Transfer-Encoding": "chunked"}, None)
+EVENTS = openai_chunks(["Hel", "lo"])
+
+
+@pytest.mark.parametrize(
+    ("script", "body"),
+    [
+        ([Status(body=b"0123456789")], b"0123456789"),
+        ([Slice(1, 0.0005), Status(body=b"0123456789")], b"0123456789"),
+        ([CHUNKED, Chunk(b"01"), 0.001, Pause(0.001), Chunk(b"23"), Chunk()], b"0123"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"ok"], b"ok"),
+        ([b"HTTP/1.1 200 OK\r\n\r\nto the end", Fin()], b"to the end"),
+        ([b"HTTP/1.1 200 OK\r\n\r\nto the end", HalfClose(), Stall()], b"to the end"),
+        ([Sse(["a", b"b", {"c": 1}])], b'data: a\n\ndata: b\n\ndata: {"c":1}\n\ndata: [DONE]\n\n'),
+        ([Sse(["a"], ending="end", every_s=0.001)], b"data: a\n\n"),
+        ([Sse(["a"], ending="end", framing="close")], b"data: a\n\n"),
+        ([Sse(["a"], ending="fin", framing="close")], b"data: a\n\n"),
+        ([Sse(EVENTS), Stall()], openai_stream(["Hel", "lo"])),
+    ],
+)
+async def test_a_script_arrives_as_written(transport: AiohttpTransport, script: list[Op], body: bytes) -> None:
+    async with FaultyServer(script) as server:
+        assert await fetch(transport, server.url, stream=True) == body
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ([Fin()], APIConnectionError),
+        ([Rst()], APIConnectionError),
+        ([b"garbage\r\n\r\n"], ProtocolError),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345", Fin()], StreamInterrupted),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345", 0.05, Rst()], StreamInterrupted),
+        ([CHUNKED, Chunk(b"01"), Fin()], StreamInterrupted),
+        ([Sse(["a"], ending="fin")], StreamInterrupted),
+        ([Sse(["a"], ending="rst")], StreamInterrupted),
+    ],
+)
+async def test_a_script_breaks_the_call_where_it_says(
+    transport: AiohttpTransport, script: list[Op], error: type[APIError]
+) -> None:
+    async with FaultyServer(script) as server:
+        with pytest.raises(error):
+            await fetch(transport, server.url, stream=True)
+
+    assert all(request.aborted_s is None for request in server.requests)
+
+
+async def test_a_server_can_die_before_it_reads(transport: AiohttpTransport) -> None:
+    async with FaultyServer([Status()], on_connect=[Rst()]) as server:
+        with pytest.raises(APIConnectionError):
+            await fetch(transport, server.url)
+
+    assert server.connections >= 1
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "script", [[Stall()], [Pause(30)], [Sse(EVENTS, ending="stall")], [Sse(["x" * 1000] * 1000, every_s=0.001)]]
+)
+async def test_a_client_that_leaves_is_noticed(transport: AiohttpTransport, script: list[Op]) -> None:
+    async with FaultyServer(script) as server:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await fetch(transport, server.url, stream=True)
+        (left,) = await server.aborted()
+
+    assert left is server.requests[0]
+    assert left.aborted_s is not None
+    assert 0 < left.aborted_s < 5
+
+
+async def test_leaving_a_stream_of_a_client_stops_the_server() -> None:
+    async with (
+        FaultyServer([Sse(EVENTS, ending="stall")]) as server,
+        Client(model="openai:any", base_url=f"{server.url}/v1", env={}) as client,
+    ):
+        async with client.stream("hi") as stream:
+            async for _ in stream:
+                break
+        await server.aborted()
+
+
+async def test_waiting_for_a_client_that_stays_ends() -> None:
+    async with FaultyServer([Status()]) as server:
+        with pytest.raises(TimeoutError):
+            await server.aborted(within_s=0.01)
+
+
+async def test_a_server_closes_what_is_still_open() -> None:
+    async with FaultyServer([Stall()]) as server:
+        port = int(server.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
+        await server.received()
+
+    assert await reader.read() == b""
+    writer.close()
+    with pytest.raises(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        pass
+
+
+async def test_a_client_that_does_not_read_does_not_keep_a_server_open() -> None:
+    async with FaultyServer([Status(body=bytes(2**26))]) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await server.received()
+
+    writer.transport.abort()
