@@ -7,7 +7,7 @@ opened, after that choice's last delta. A stream that ends without them is inter
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from asyncllm.types import FinishReason, Noun, TokenLogprob, Usage
 
@@ -143,6 +143,12 @@ class Ready:
             self._chain = self._all()
         return await anext(self._chain)
 
+    async def aclose(self) -> None:
+        """End the iterators, now rather than when they are collected. For whoever made this, on leaving."""
+        for iterator in (self._chain, self.rest):
+            if isinstance(iterator, AsyncGenerator):
+                await end(cast("AsyncGenerator[object]", iterator))
+
     async def _all(self) -> AsyncGenerator[Event]:
         for event in self.head:
             yield event
@@ -150,6 +156,15 @@ class Ready:
             async for batch in self.rest:
                 for event in batch:
                     yield event
+
+
+async def end(iterator: AsyncGenerator[object]) -> None:
+    """Close a generator that owns nothing. One that another task is just waiting in ends by that wait."""
+    try:
+        await iterator.aclose()
+    except RuntimeError:
+        if not getattr(iterator, "ag_running", False):
+            raise
 
 
 async def _singly(events: Events) -> AsyncGenerator[Sequence[Event]]:

@@ -14,7 +14,7 @@ from typing import Self
 
 from asyncllm.collect import Collector
 from asyncllm.errors import APIError, AsyncLLMError, StreamInterrupted
-from asyncllm.events import Event, Events, Ready, TextDelta
+from asyncllm.events import Event, Events, Ready, TextDelta, end
 from asyncllm.middleware import Open
 from asyncllm.middleware.fallback import Fallback
 from asyncllm.middleware.total_timeout import total_timeout
@@ -47,7 +47,7 @@ class Stream:
     ) -> None:
         self._fold = _Fold(candidates, finish)
         self._dog = dog
-        self._events: AsyncIterator[Event] | None = None
+        self._events: AsyncGenerator[Event] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._call: AbstractAsyncContextManager[Events]
 
@@ -67,6 +67,8 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loop = None
+        if self._events is not None:
+            await end(self._events)
         await self._call.__aexit__(kind, error, trace)
 
     def __aiter__(self) -> AsyncIterator[Event]:

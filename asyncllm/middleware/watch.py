@@ -34,6 +34,7 @@ class Held:
         "_count",
         "_dog",
         "_due",
+        "_events",
         "_fired",
         "_inner",
         "_late",
@@ -60,6 +61,7 @@ class Held:
         self._later_s = later_s
         self._late = late
         self._count = 0
+        self._events: Ready | None = None
         self._fired = False
         self._task: asyncio.Task[object] | None = None
         self._baseline = 0
@@ -73,13 +75,18 @@ class Held:
             raise
         finally:
             self._dog.rest(self)
+        if events.rest is None:
+            return events
         self._count = len(events.head)
-        return events if events.rest is None else Ready(events.head, self._iterate(events.rest))
+        self._events = Ready(events.head, self._iterate(events.rest))
+        return self._events
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         self._dog.rest(self)
+        if self._events is not None:
+            await self._events.aclose()
         return await self._inner.__aexit__(kind, error, trace)
 
     async def _iterate(self, batches: AsyncIterator[Sequence[Event]]) -> AsyncGenerator[Sequence[Event]]:

@@ -103,17 +103,19 @@ _PROBE = Timeouts(connect_s=5, byte_idle_s=10)
 class _Exchange:
     """One call under way. A class and not a decorated generator: this is the path that every call takes."""
 
-    __slots__ = ("_call", "_exchange")
+    __slots__ = ("_call", "_events", "_exchange")
 
     def __init__(self, exchange: AbstractAsyncContextManager[HttpReply], call: HttpCall) -> None:
         self._exchange = exchange
         self._call = call
+        self._events: Ready | None = None
 
     async def __aenter__(self) -> Events:
         reply = await self._exchange.__aenter__()
         call = self._call
         if call.stream:
-            return Ready((), _stream(reply, call.body))
+            self._events = Ready((), _stream(reply, call.body))
+            return self._events
         try:
             return Ready(read_reply(await reply.read(), sent=call.body))
         except BaseException as error:
@@ -123,6 +125,8 @@ class _Exchange:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
+        if self._events is not None:
+            await self._events.aclose()
         return await self._exchange.__aexit__(kind, error, trace)
 
 
