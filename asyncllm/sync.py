@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -33,20 +34,25 @@ class _Runner:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
+        self._starting = Lock()
         self.closed = False
 
     def run(self, call: Callable[[], Awaitable[T]]) -> T:
         """Await `call()` over there and return its result here."""
         if self.closed:
             raise APIConnectionError("this client is closed; make a new one", retryable=False)
-        if self._portal is None:
-            self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
-        future = self._portal.start_task_soon(call)
+        future = self._started().start_task_soon(call)
         try:
             return future.result()
         except BaseException:
             future.cancel()  # of no effect on a call that failed by itself
             raise
+
+    def _started(self) -> BlockingPortal:
+        with self._starting:  # or the first calls of two threads would each get a loop
+            if self._portal is None:
+                self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
+            return self._portal
 
     def close(self) -> None:
         """End the loop and its thread."""

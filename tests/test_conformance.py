@@ -60,6 +60,7 @@ class TestOpenAI(BackendConformance):
 class TestLlamaCpp(BackendConformance):
     name = "llamacpp"
     model = "smollm2"
+    max_tokens = 8
     api_key = None  # it runs in this process and takes none
     options: Mapping[str, Any] = {"n_parallel": 4, "n_ctx": 2048}
     bad_models = ("/no/such/model.gguf",)
@@ -166,7 +167,7 @@ class Subject(BackendConformance):
     max_tokens = 64
     bad_models: tuple[str, ...] = ()
 
-    def connect(self, transport: Transport, base_url: str | None = None) -> Backend:  # noqa: ARG002
+    def connect(self, transport: Transport, base_url: str | None = None) -> Backend:
         return self.kind(transport)
 
     def expected(self, prompt: str, /) -> str | None:
@@ -440,7 +441,7 @@ class NotAlive(Good):
 
 ALL_OPTIONS = frozenset(OPTIONS)
 TOO_MUCH = BadRequestError("too much")
-MANY = [
+BREAKAGES = [
     # the check (without `test_`), the backend that it must fail, and what it must say
     ("connecting_needs_no_running_loop_and_opens_nothing", OpensAtConnect, "leaves a file or a socket open"),
     ("a_backend_that_was_never_used_can_be_closed", ClosesOnlyAfterUse, "_reader"),
@@ -533,7 +534,7 @@ MANY = [
 ]
 
 
-@pytest.mark.parametrize(("check", "broken", "says"), MANY, ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(("check", "broken", "says"), BREAKAGES, ids=lambda value: getattr(value, "__name__", None))
 def test_the_suite_fails_a_broken_backend(check: str, broken: type[Good], says: str) -> None:
     suite = Subject()
     suite.kind = broken
@@ -546,7 +547,7 @@ def test_the_suite_fails_a_broken_backend(check: str, broken: type[Good], says: 
 def test_every_check_is_known_to_fail_some_backend() -> None:
     checks = {name.removeprefix("test_") for name in dir(BackendConformance) if name.startswith("test_")}
 
-    assert {check for check, _, _ in MANY} == checks
+    assert {check for check, _, _ in BREAKAGES} == checks
 
 
 def test_only_level_cancellation_finds_an_unshielded_clean_up() -> None:

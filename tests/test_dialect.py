@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -87,7 +88,7 @@ def test_every_role_reaches_the_server_in_order() -> None:
 
 
 def test_parts_become_openais_parts() -> None:
-    parts = [
+    parts: list[asyncllm.ContentPart] = [
         TextPart("look"),
         ImagePart(url="https://x/y.png", detail="low"),
         ImagePart(data=b"png", media_type="image/jpeg"),
@@ -340,7 +341,10 @@ def test_an_error_in_a_good_reply_is_raised() -> None:
 
 
 def test_vectors_come_in_the_order_of_their_texts_in_either_encoding() -> None:
-    body = b'{"model":"e","data":[{"index":1,"embedding":[1.0,0.5]},{"index":0,"embedding":"AACAPwAAAD8="}],"usage":{"prompt_tokens":2}}'
+    body = (
+        b'{"model":"e","usage":{"prompt_tokens":2},"data":'
+        b'[{"index":1,"embedding":[1.0,0.5]},{"index":0,"embedding":"AACAPwAAAD8="}]}'
+    )
 
     vectors = read_embeddings(body, count=2)
 
@@ -364,7 +368,7 @@ def read_stream(data: bytes, *cuts: int) -> list[Event]:
     stream = ReplyStream()
     events: list[Event] = []
     edges = [0, *sorted(cuts), len(data)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         events += stream.feed(data[start:end])
         if stream.error:
             raise stream.error

@@ -194,8 +194,8 @@ def test_no_file_is_longer_than_its_reason_allows() -> None:
 def test_importing_loads_nothing_heavy_and_does_no_work() -> None:
     script = (
         "import sys; before = set(sys.modules); import asyncllm; loaded = set(sys.modules) - before;"
-        "heavy = {'aiohttp', 'anyio', 'starlette', 'vllm', 'torch', 'apsw', 'pydantic', 'importlib.metadata', 'tomllib',"
-        "'ssl', 'asyncllm.client', 'asyncllm.transport'};"
+        "heavy = {'aiohttp', 'anyio', 'starlette', 'vllm', 'torch', 'apsw', 'pydantic', 'importlib.metadata',"
+        "'tomllib', 'ssl', 'asyncllm.client', 'asyncllm.transport'};"
         "print(sorted(heavy & loaded))"
     )
 
@@ -208,7 +208,8 @@ def test_importing_opens_no_socket_and_reads_no_key() -> None:
     script = (
         "import sys, os\n"
         "seen = []\n"
-        "sys.addaudithook(lambda event, args: seen.append(event) if event.startswith(('socket.', 'subprocess.')) else None)\n"
+        "watched = ('socket.', 'subprocess.')\n"
+        "sys.addaudithook(lambda event, args: seen.append(event) if event.startswith(watched) else None)\n"
         "class Environ(type(os.environ)):\n"
         "    def __getitem__(self, name):\n"
         "        seen.append(name) if 'KEY' in name else None\n"

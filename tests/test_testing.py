@@ -6,7 +6,9 @@ import asyncio
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Sequence
+import warnings
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from typing import Any
 
 import pytest
 
@@ -46,6 +48,7 @@ from asyncllm.testing import (
     openai_reply,
     openai_stream,
 )
+from asyncllm.testing.conformance.harness import run_clean
 from asyncllm.transport import AiohttpTransport
 from asyncllm.types import Message, Request, Timeouts, Usage
 
@@ -410,3 +413,60 @@ async def test_a_client_that_does_not_read_does_not_keep_a_server_open() -> None
         await server.received()
 
     writer.transport.abort()
+
+
+# -- what a conformance check notices --------------------------------------------------------------------------------
+
+
+async def nothing() -> None:
+    """A coroutine."""
+
+
+async def drop_a_socket() -> None:
+    socket.socket()  # dropped on purpose
+
+
+async def drop_a_coroutine() -> None:
+    nothing()  # type: ignore[unused-coroutine]  # noqa: RUF100
+
+
+async def drop_an_error() -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    task = asyncio.create_task(fail())
+    await asyncio.wait([task])
+
+
+async def fail_in_a_callback() -> None:
+    asyncio.get_running_loop().call_soon(lambda: 1 // 0)
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("check", "left"),
+    [
+        (drop_a_socket, "ResourceWarning: unclosed"),
+        (drop_a_coroutine, "coroutine 'nothing' was never awaited"),
+        (drop_an_error, "Task exception was never retrieved"),
+        (fail_in_a_callback, "ZeroDivisionError"),
+    ],
+)
+def test_a_check_fails_for_what_it_leaves_behind(check: Callable[[], Coroutine[Any, Any, None]], left: str) -> None:
+    with pytest.raises(AssertionError, match=left):
+        run_clean(check())
+
+
+def test_a_check_that_leaves_nothing_behind_returns() -> None:
+    async def check() -> int:
+        return 7
+
+    assert run_clean(check()) == 7
+
+
+def test_a_warning_that_is_none_of_the_harness_business_goes_to_the_caller() -> None:
+    async def check() -> None:
+        warnings.warn("mine", UserWarning, stacklevel=1)
+
+    with pytest.warns(UserWarning, match="mine"):
+        run_clean(check())

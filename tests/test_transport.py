@@ -324,4 +324,4 @@ async def test_cancelling_twenty_calls_a_hundred_times_leaks_nothing(transport: 
         session = transport._session
         assert session is not None
         assert session.connector is not None
-        assert not session.connector._acquired  # type: ignore[attr-defined]
+        assert not session.connector._acquired

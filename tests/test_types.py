@@ -128,7 +128,7 @@ PRIVATE = [
 
 @pytest.mark.parametrize("noun", PRIVATE, ids=lambda noun: type(noun).__name__)
 def test_no_repr_shows_content(noun: object) -> None:
-    rich = getattr(noun, "__rich_repr__", list)()
+    rich: object = getattr(noun, "__rich_repr__", list)()
 
     assert CANARY not in repr(noun)
     assert CANARY not in str(noun)

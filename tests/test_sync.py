@@ -1,0 +1,151 @@
+"""The client without an event loop: the same calls from plain code, threads, and inside a running loop."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import asyncllm
+from asyncllm import Finished, TextDelta, Timeouts
+from asyncllm.testing import ScriptedBackend, Stall
+
+
+def test_every_call_works_without_a_loop() -> None:
+    with asyncllm.sync.Client(model="echo:x") as client:
+        reply = client.chat("one two")
+        with client.stream("one two") as stream:
+            events = list(stream)
+        texts = list(client.stream_text("one two"))
+
+        assert reply.text == stream.response.text == "one two"
+        assert [event.text for event in events if isinstance(event, TextDelta)] == texts == ["one", " two"]
+        assert client.complete("a b").text == "a b"
+        assert client.check_prompt("a b").tokens == 2
+        assert client.is_alive()
+        with pytest.raises(asyncllm.UnsupportedError):
+            client.embed("a")
+        with pytest.raises(asyncllm.UnsupportedError):
+            client.list_models()
+
+
+def test_it_has_the_methods_of_the_asynchronous_client_with_the_same_arguments() -> None:
+    renamed = {"aclose": "close"}
+
+    for name, method in inspect.getmembers(asyncllm.Client, inspect.isfunction):
+        if not name.startswith("_"):
+            twin = getattr(asyncllm.sync.Client, renamed.get(name, name))
+            assert list(inspect.signature(twin).parameters) == list(inspect.signature(method).parameters), name
+
+
+def test_errors_are_the_same() -> None:
+    with asyncllm.sync.Client(model="echo:x") as client:
+        with pytest.raises(asyncllm.InvalidRequestError):
+            client.chat("")
+        with pytest.raises(asyncllm.InvalidRequestError):
+            client.stream("")
+        with pytest.raises(asyncllm.InvalidRequestError):
+            client.stream_text("a", n=2)
+
+
+def test_many_threads_share_one_client() -> None:
+    with asyncllm.sync.Client(model="echo:x") as client, ThreadPoolExecutor(16) as pool:
+        texts = list(pool.map(lambda n: client.chat(f"number {n}").text, range(100)))
+
+    assert texts == [f"number {n}" for n in range(100)]
+
+
+async def test_it_works_inside_a_running_loop_as_in_a_notebook() -> None:
+    with asyncllm.sync.Client(model="echo:x") as client:
+        assert client.chat("hi").text == "hi"
+
+
+def test_one_client_outlives_any_number_of_event_loops() -> None:
+    with asyncllm.sync.Client(model="echo:x") as client:
+
+        async def use() -> str:
+            return client.chat("hi").text
+
+        assert [asyncio.run(use()), asyncio.run(use())] == ["hi", "hi"]
+
+
+def test_leaving_a_stream_early_stops_the_model() -> None:
+    backend = ScriptedBackend([[TextDelta("a"), Stall()]])
+
+    with asyncllm.sync.Client(backend=backend) as client:
+        with client.stream("hi") as stream:
+            for _ in stream:
+                break
+        for _ in client.stream_text("hi"):
+            break
+
+        assert backend.closed == 2
+
+
+def test_a_deadline_ends_the_wait() -> None:
+    with asyncllm.sync.Client(backend=ScriptedBackend([[Stall()]]), retry=None) as client:
+        with pytest.raises(asyncllm.TotalTimeoutError):
+            client.chat("hi", timeouts=Timeouts(total_s=0.1))
+
+
+def test_a_closed_client_says_so_and_its_thread_is_gone() -> None:
+    before = threading.active_count()
+    client = asyncllm.sync.Client(model="echo:x")
+    client.chat("hi")
+    client.close()
+    client.close()
+
+    with pytest.raises(asyncllm.APIConnectionError, match="closed"):
+        client.chat("hi")
+    assert threading.active_count() == before
+
+
+def test_a_client_that_was_never_used_starts_no_thread() -> None:
+    before = threading.active_count()
+
+    asyncllm.sync.Client(model="echo:x")
+
+    assert threading.active_count() == before
+
+
+def test_closing_while_a_stream_is_open_does_not_hang() -> None:
+    backend = ScriptedBackend([[TextDelta("a"), Stall(), Finished("stop")]])
+    client = asyncllm.sync.Client(backend=backend)
+    stream = client.stream("hi")
+    stream.__enter__()
+
+    client.close()
+
+    assert backend.opened == 1
+
+
+INTERRUPTED = """
+import signal, sys, threading, os, time
+import asyncllm
+from asyncllm.testing import ScriptedBackend, Stall
+backend = ScriptedBackend([[Stall()]])
+threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+with asyncllm.sync.Client(backend=backend) as client:
+    try:
+        client.chat("hi")
+    except KeyboardInterrupt:
+        for _ in range(100):
+            if backend.closed == 1:
+                break
+            time.sleep(0.02)
+        print("stopped" if backend.closed == 1 else "still running")
+"""
+
+
+def test_ctrl_c_ends_the_wait_and_stops_the_model() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=30)
+
+    assert done.stdout.strip() == "stopped"
+    assert done.returncode == 0
+    assert signal.getsignal(signal.SIGINT) is not None

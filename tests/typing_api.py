@@ -1,0 +1,98 @@
+"""The public surface as a type checker sees it. Checked by mypy and pyright, never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import assert_type
+
+import asyncllm
+from asyncllm import (
+    Choice,
+    Client,
+    Embeddings,
+    Event,
+    Finished,
+    FinishReason,
+    Message,
+    ModelInfo,
+    PromptCheck,
+    Response,
+    Retry,
+    Sampling,
+    TextDelta,
+    TextPart,
+    Timeouts,
+    Tool,
+)
+from asyncllm.backend import Backend, Config, Connect, Context
+from asyncllm.events import Events
+from asyncllm.sse import ServerSentEvent, SSEDecoder
+from asyncllm.types import Request
+
+
+async def calls() -> None:
+    async with Client(
+        model="llamacpp:smollm2",
+        base_url="http://localhost/v1",
+        api_key="k",
+        timeouts=Timeouts(total_s=5),
+        retry=Retry(attempts=2),
+    ) as client:
+        reply = await client.chat("Hello", temperature=0.2, stop=["a"], tools=[Tool("f")], constraint=Choice(["a"]))
+        assert_type(reply, Response)
+        assert_type(reply.text, str)
+        assert_type(reply.finish_reason, FinishReason | None)
+        assert_type(reply.usage.input_tokens, int | None)
+
+        async with client.stream([Message("user", [TextPart("hi")]), {"role": "user", "content": "hi"}]) as stream:
+            async for event in stream:
+                assert_type(event, Event)
+                match event:
+                    case TextDelta(text=text):
+                        assert_type(text, str)
+                    case _:
+                        pass
+            assert_type(stream.response, Response)
+
+        async for piece in client.stream_text("hi", model=["openai:a", "openai:b"], sampling=Sampling(top_k=5)):
+            assert_type(piece, str)
+
+        assert_type(await client.complete([1, 2], max_tokens=5), Response)
+        assert_type(await client.embed(["a"], dimensions=5), Embeddings)
+        assert_type(await client.check_prompt("a", max_tokens=5), PromptCheck)
+        assert_type(await client.is_alive(), bool)
+        assert_type(await client.list_models("openai"), Sequence[ModelInfo])
+
+
+def synchronous_calls() -> None:
+    with asyncllm.sync.Client(model="echo:x") as client:
+        assert_type(client.chat("hi", seed=1).text, str)
+        for piece in client.stream_text("hi"):
+            assert_type(piece, str)
+        with client.stream("hi") as stream:
+            for event in stream:
+                assert_type(event, Event)
+
+
+class Mine:
+    """A backend as a stranger writes it."""
+
+    @asynccontextmanager
+    async def open(self, request: Request, /) -> AsyncGenerator[Events]:
+        yield self._events(request)
+
+    async def _events(self, request: Request) -> AsyncGenerator[Event]:
+        yield TextDelta(request.model)
+        yield Finished("stop")
+
+    async def aclose(self) -> None: ...
+
+
+def connect(config: Config, context: Context, /) -> Backend:
+    return Mine()
+
+
+door: Connect = connect
+opened: AbstractAsyncContextManager[Events] = Mine().open(Request(model="m"))
+decoded: list[ServerSentEvent] = SSEDecoder().feed(b"data: x\n\n")
