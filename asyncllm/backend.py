@@ -186,6 +186,9 @@ class Clock(Protocol):
         ...
 
 
+_SECRET_HEADERS = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
+
+
 class HttpCall(Noun, frozen=True, kw_only=True):
     """One HTTP request, complete: nothing below adds to it but what HTTP itself needs."""
 
@@ -198,6 +201,12 @@ class HttpCall(Noun, frozen=True, kw_only=True):
     timeouts: Timeouts = Timeouts()
 
     _private = frozenset({"body", "headers"})
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The keys that the headers carry, which no error text may repeat."""
+        carried = (value for name, value in self.headers.items() if name.lower() in _SECRET_HEADERS)
+        return tuple(value.removeprefix("Bearer ") for value in carried)
 
 
 class HttpReply(Protocol):

@@ -108,17 +108,20 @@ def rejection(
     )
 
 
-def embedded_error(document: bytes, *, sent: bytes = b"", fallback_status: int = 500) -> APIStatusError | None:
-    """The error that a JSON document inside a reply of status 200 carries, or `None` if it carries none."""
+def embedded_error(document: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = ()) -> APIStatusError | None:
+    """The error that a JSON document inside a reply of status 200 carries, or `None` if it carries none.
+
+    `sent` and `secrets` are what its text must not repeat.
+    """
     told = _read(document)
     if told.status is None and told.code and told.code.isdigit():
         told.status = int(told.code)
     if not (told.message or told.code or told.kind):
         return None
-    status = told.status or fallback_status
+    status = told.status or 500
     error = _classify(status, told)
     return error(
-        _scrub(told.message, sent, ()) or "the server broke off without a reason",
+        _scrub(told.message, sent, secrets) or "the server broke off without a reason",
         status=told.status,
         code=told.code or told.kind,
         param=told.param,

@@ -41,7 +41,6 @@ _DRAIN_S = 0.1
 # is just being closed fails, and may or may not have been received.
 _KEEP_ALIVE_S = 4
 _HEADER_BYTES = 64 * 2**10
-_SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 
 
 class AiohttpTransport:
@@ -226,7 +225,7 @@ class _Exchange:
         except (aiohttp.ClientError, OSError, TimeoutError):
             pass  # the status alone is enough
         return rejection(
-            status, response.headers, body[:_ERROR_BODY_BYTES], sent=self._call.body, secrets=_secrets(self._call)
+            status, response.headers, body[:_ERROR_BODY_BYTES], sent=self._call.body, secrets=self._call.secrets
         )
 
     def _broken(self, error: Exception) -> APIError:
@@ -273,8 +272,3 @@ def _host(url: str) -> str:
     """Host and port of an address: all of it that an error may show, since a path or query can hold a key."""
     rest = url.partition("://")[2]
     return (rest.split("/", 1)[0].split("?", 1)[0].rsplit("@", 1)[-1] or "another path of the same host")[:100]
-
-
-def _secrets(call: HttpCall) -> tuple[str, ...]:
-    values = (value for name, value in call.headers.items() if name.lower() in _SECRET_HEADERS)
-    return tuple(value.removeprefix("Bearer ") for value in values)

@@ -6,10 +6,11 @@ import asyncio
 import os
 import resource
 import sys
+from typing import cast
 
 import msgspec
 
-from bench import peers, workloads
+from bench import lockstep, peers, workloads
 from bench.processes import Job, Outcome, without_paths
 
 _FILES = 8192  # a thousand connections pass the usual soft limit of 1,024 descriptors
@@ -28,12 +29,16 @@ def measure(job: Job) -> Outcome:
 
 
 async def _run(job: Job) -> workloads.Sample:
-    return await workloads.run(peers.connect(job.library, job.base_url), job.load)
+    if job.load.manner != "lockstep":
+        return await workloads.run(peers.connect(job.library, job.base_url, [0]), job.load)
+    with lockstep.counter() as seen:
+        seen[0] = 0
+        return await workloads.run(peers.connect(job.library, job.base_url, seen), job.load)
 
 
 def _in_one_line(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    if isinstance(error, BaseExceptionGroup):
+        return _in_one_line(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

@@ -39,7 +39,7 @@ def measure(*, quick: bool, rounds: int) -> Outcome:
 
 
 def text(outcome: Outcome) -> str:
-    """The outcome as a table of one row, failures below it."""
+    """The outcome as a table of one row, remarks below it."""
     header = ("wall time, s", *LIBRARIES, "ours/bare", "target", "")
     cells = (
         f"{outcome.calls:,} calls of 0.5 s",
@@ -47,4 +47,4 @@ def text(outcome: Outcome) -> str:
         *outcome.ours_over_bare.cells(),
     )
     title = "Concurrent calls, all started at once, median of the rounds."
-    return "\n".join((heading(title), table(header, [cells]), *outcome.wall_s.failures()))
+    return "\n".join((heading(title), table(header, [cells]), *outcome.wall_s.remarks()))

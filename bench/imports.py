@@ -3,7 +3,8 @@
 A figure is the wall time of a fresh interpreter that imports the package and ends, less that of one that imports
 nothing, both medians. It is taken twice: with bytecode cached, which is what an installed wheel gives on every start
 but the first, and as this environment is, where a checkout may have to be compiled at every start. The first is
-judged. Imports take turns, so a slow moment of the machine meets all of them.
+judged. asyncllm loads its client when it is first named, so the price of `from asyncllm import Client` stands beside
+it: that is what a program pays that makes a call. Imports take turns, so a slow moment of the machine meets them all.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ import msgspec
 from bench.processes import bytecode_cache, without_paths
 from bench.report import Judged, Target, heading, judge, number, progress, table
 
-_STATEMENTS = {"nothing": "pass", "asyncllm": "import asyncllm", "openai": "import openai"}
+_STATEMENTS = {
+    "nothing": "pass",
+    "asyncllm": "import asyncllm",
+    "openai": "import openai",
+    "asyncllm client": "from asyncllm import Client",
+    "openai client": "from openai import AsyncOpenAI",
+}
 _HEAVY = ("aiohttp", "starlette", "vllm", "torch", "apsw", "pydantic")
 _WALL = Target(bound=60, unit=" ms")
 _NO_HEAVY = Target(bound=0, unit="")
@@ -39,6 +46,8 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     """With bytecode cached, less the interpreter's own start."""
     wall_uncached_ms: float | None
     """As this environment is, less the interpreter's own start."""
+    client_ms: float | None
+    """The same with the client named: `from asyncllm import Client`, `from openai import AsyncOpenAI`."""
     modules: int
     heavy: list[str]
     """Which of the packages that must not be loaded are loaded."""
@@ -125,6 +134,7 @@ def _found(
     return Import(
         wall_ms=None if error else cached[name] - cached["nothing"],
         wall_uncached_ms=None if error else uncached[name] - uncached["nothing"],
+        client_ms=cached[client] - cached["nothing"] if (client := f"{name} client") in cached else None,
         modules=len(loaded),
         heavy=[package for package in _HEAVY if package in packages],
         distributions=_required_by(name),
@@ -172,6 +182,7 @@ def text(outcome: Outcome) -> str:
     rows = [
         ("import, bytecode cached", _ms(ours.wall_ms), _ms(theirs.wall_ms), *_verdict(outcome.wall)),
         ("import, as this environment is", _ms(ours.wall_uncached_ms), _ms(theirs.wall_uncached_ms), "", ""),
+        ("import of the client, cached", _ms(ours.client_ms), _ms(theirs.client_ms), "", ""),
         ("modules loaded", str(ours.modules), str(theirs.modules), "", ""),
         (f"of {', '.join(_HEAVY)}", _names(ours.heavy), _names(theirs.heavy), *_verdict(outcome.heavy)),
         ("distributions required", *map(_count, (ours, theirs)), *_verdict(outcome.distributions)),

@@ -41,7 +41,7 @@ def _per_stream_kib(sample: Sample) -> float:
 
 
 def text(outcome: Outcome) -> str:
-    """The outcome as a table of one row, failures below it."""
+    """The outcome as a table of one row, remarks below it."""
     header = ("KiB per stream", *LIBRARIES, "target for ours", "")
     cells = (
         f"{outcome.streams:,} open streams",
@@ -50,4 +50,4 @@ def text(outcome: Outcome) -> str:
         outcome.ours.verdict,
     )
     title = "Resident memory of the client per open stream, median of the rounds."
-    return "\n".join((heading(title), table(header, [cells]), *outcome.per_stream_kib.failures()))
+    return "\n".join((heading(title), table(header, [cells]), *outcome.per_stream_kib.remarks()))

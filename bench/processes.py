@@ -10,12 +10,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from bench.lockstep import COUNTER_VARIABLE, create_counter
 from bench.peers import Library
 from bench.workloads import Sample, Workload
 
@@ -68,11 +69,13 @@ class Lab(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def open_lab() -> Iterator[Lab]:
+def open_lab() -> Generator[Lab]:
     """Start the mock server on one core and lend it, with surroundings for children on the other."""
     client_core, server_core = _cores()
-    with bytecode_cache() as environment, _mock_server(server_core, environment) as url:
-        yield Lab(url=url, client_core=client_core, environment=environment)
+    with bytecode_cache() as cached, tempfile.TemporaryDirectory(prefix="asyncllm-bench-") as folder:
+        environment = cached | {COUNTER_VARIABLE: str(create_counter(Path(folder)))}
+        with _mock_server(server_core, environment) as url:
+            yield Lab(url=url, client_core=client_core, environment=environment)
 
 
 def _cores() -> tuple[int | None, int | None]:
@@ -81,7 +84,7 @@ def _cores() -> tuple[int | None, int | None]:
 
 
 @contextmanager
-def bytecode_cache() -> Iterator[dict[str, str]]:
+def bytecode_cache() -> Generator[dict[str, str]]:
     """An environment whose children cache bytecode in a folder that goes when the block ends.
 
     Proxies and keys are left out: a figure must not depend on what the shell happens to export.
@@ -96,7 +99,7 @@ def bytecode_cache() -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def _mock_server(core: int | None, environment: dict[str, str]) -> Iterator[str]:
+def _mock_server(core: int | None, environment: dict[str, str]) -> Generator[str]:
     command = [sys.executable, "-m", "bench.server", *([] if core is None else [str(core)])]
     # The server watches its end of the standard input pipe, so it ends even if this process is killed.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment) as process:

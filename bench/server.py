@@ -11,17 +11,19 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from itertools import count
+from typing import Any
 
-from bench import wire
+from bench import lockstep, wire
+from bench.lockstep import Driver
 
 PACE_S = 0.02
 """Seconds between two events of a paced stream."""
-SINGLE_S = 0.003
-"""Seconds between two events of a single-read stream: 64 of them keep a client busy, and never swamp it."""
 PACED_STREAMS = 64
-"""How many streams share one interval: stream n speaks n/64 of it after stream 0."""
+"""How many paced streams share one interval: stream n speaks n/64 of it after stream 0."""
+LOCKSTEP_STREAMS = 32
+"""How many streams a lockstep client has open."""
 SLOW_S = 0.5
 """How long a slow call takes on the server."""
 EVENTS_PER_WRITE = 16
@@ -35,29 +37,35 @@ _paced_streams = count()
 class Connection(asyncio.Protocol):
     """One client connection, kept alive from reply to reply."""
 
-    def __init__(self) -> None:
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
         self._received = bytearray()
         self._answer: asyncio.Task[None] | None = None
         self._writable = asyncio.Event()
         self._writable.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Make every write a packet of its own."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         # asyncio sets it too; without it Nagle's algorithm would merge the events of a burst.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """End the answer, if one is under way: its client has left."""
         if self._answer is not None:
             self._answer.cancel()
 
     def pause_writing(self) -> None:
+        """Hold the answer back: the client reads more slowly than it is written."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
+        """Let the answer go on."""
         self._writable.set()
 
     def data_received(self, data: bytes) -> None:
+        """Collect one request, head and body, and answer it."""
         self._received += data
         end_of_head = self._received.find(b"\r\n\r\n")
         if end_of_head < 0:
@@ -82,6 +90,10 @@ class Connection(asyncio.Protocol):
         """Send `data` as a write of its own, as soon as the client has room for it."""
         if not self._writable.is_set():
             await self._writable.wait()
+        self._transport.write(data)
+
+    def write_now(self, data: bytes, /) -> None:
+        """Send `data` whether or not the client has room."""
         self._transport.write(data)
 
 
@@ -115,25 +127,24 @@ async def _coalesced(connection: Connection, tokens: int) -> None:
     await _as_fast_as_possible(connection, wire.http_chunks(wire.events(tokens), EVENTS_PER_WRITE))
 
 
-async def _at_intervals(connection: Connection, chunks: tuple[bytes, ...], interval_s: float) -> None:
+async def _paced(connection: Connection, tokens: int) -> None:
     loop = asyncio.get_running_loop()
     share = next(_paced_streams) % PACED_STREAMS / PACED_STREAMS
     # Deadlines on a common grid keep the streams evenly apart, however close together they were opened.
-    turn = loop.time() // interval_s + 1 + share
+    turn = loop.time() // PACE_S + 1 + share
     await connection.write(wire.STREAM_HEAD)
-    for chunk in chunks:
-        await asyncio.sleep(turn * interval_s - loop.time())
+    for chunk in wire.http_chunks(wire.events(tokens), 1):
+        await asyncio.sleep(turn * PACE_S - loop.time())
         await connection.write(chunk)
         turn += 1
     await connection.write(wire.STREAM_END)
 
 
-async def _paced(connection: Connection, tokens: int) -> None:
-    await _at_intervals(connection, wire.http_chunks(wire.events(tokens), 1), PACE_S)
-
-
-async def _single(connection: Connection, tokens: int) -> None:
-    await _at_intervals(connection, wire.http_chunks(wire.events(tokens), 1), SINGLE_S)
+async def _lockstep(connection: Connection, tokens: int) -> None:
+    role, *content = wire.http_chunks(wire.events(tokens), 1)
+    await connection.write(wire.STREAM_HEAD + role)
+    await connection.driver.send(connection, content[:tokens])
+    await connection.write(b"".join(content[tokens:]) + wire.STREAM_END)
 
 
 async def _hold(connection: Connection, tokens: int) -> None:
@@ -147,13 +158,13 @@ async def _plain(connection: Connection, tokens: int) -> None:
     await connection.write(wire.plain_response(tokens))
 
 
-_MANNERS: dict[str, Callable[[Connection, int], Awaitable[None]]] = {
+_MANNERS: dict[str, Callable[[Connection, int], Coroutine[Any, Any, None]]] = {
     "plain": _plain,
     "slow": _slow,
     "burst": _burst,
     "coalesced": _coalesced,
     "paced": _paced,
-    "single": _single,
+    "lockstep": _lockstep,
     "hold": _hold,
 }
 
@@ -165,10 +176,12 @@ async def serve(core: int | None) -> None:
     loop = asyncio.get_running_loop()
     parent_gone = asyncio.Event()
     loop.add_reader(sys.stdin.fileno(), parent_gone.set)  # nothing is ever written to it: readable means closed
-    server = await loop.create_server(Connection, "127.0.0.1", 0, backlog=_BACKLOG)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await parent_gone.wait()
-    server.close()
+    with lockstep.counter() as taken:
+        driver = Driver(taken, LOCKSTEP_STREAMS)
+        server = await loop.create_server(lambda: Connection(driver), "127.0.0.1", 0, backlog=_BACKLOG)
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await parent_gone.wait()
+        server.close()
 
 
 if __name__ == "__main__":

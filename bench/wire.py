@@ -84,7 +84,7 @@ def _envelope(kind: str, choices: list[dict[str, object]]) -> dict[str, object]:
 
 
 def _chunk(delta: dict[str, object], finish_reason: str | None = None) -> dict[str, object]:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    choice: dict[str, object] = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
     return _envelope("chat.completion.chunk", [choice])
 
 
@@ -115,7 +115,12 @@ def http_chunks(events_: tuple[bytes, ...], per_write: int) -> tuple[bytes, ...]
 @cache
 def plain_response(tokens: int) -> bytes:
     """A whole HTTP response with one JSON body, head included."""
-    message = {"role": "assistant", "content": "".join(pieces(tokens)), "refusal": None, "annotations": []}
+    message: dict[str, object] = {
+        "role": "assistant",
+        "content": "".join(pieces(tokens)),
+        "refusal": None,
+        "annotations": [],
+    }
     choice: dict[str, object] = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     body = msgspec.json.encode(_envelope("chat.completion", [choice]) | {"usage": _usage(tokens)})
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n" + _COMMON_HEADERS

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -19,7 +20,7 @@ import msgspec
 from bench import wire
 from bench.peers import Peer
 
-Manner = Literal["plain", "burst", "coalesced", "paced", "single", "hold", "slow"]
+Manner = Literal["plain", "burst", "coalesced", "paced", "lockstep", "hold", "slow"]
 
 _WATCH_S = 0.05  # how often a watched counter is read: twenty cheap wake-ups a second
 
@@ -48,6 +49,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """Plain calls, content events or open streams: whatever the workload counts."""
     cpu_s: float
     wall_s: float
+    queued_s: float = 0
+    """Time it was ready to run while its core was with another process: how much the machine was shared."""
     rss_bytes: int = 0
     """Growth of the resident set while the streams were open; only `hold` measures it."""
 
@@ -58,18 +61,26 @@ class _Meter:
     def __init__(self) -> None:
         gc.collect()
         self._rss = _rss_bytes()
+        self._queued = _queued_s()
         self._wall = time.perf_counter()
         self._cpu = time.process_time()
 
     def read(self, units: int) -> Sample:
         cpu_s = time.process_time() - self._cpu
         wall_s = time.perf_counter() - self._wall
-        return Sample(units=units, cpu_s=cpu_s, wall_s=wall_s, rss_bytes=_rss_bytes() - self._rss)
+        queued_s = _queued_s() - self._queued
+        rss_bytes = _rss_bytes() - self._rss
+        return Sample(units=units, cpu_s=cpu_s, wall_s=wall_s, queued_s=queued_s, rss_bytes=rss_bytes)
 
 
 def _rss_bytes() -> int:
-    with open("/proc/self/statm", "rb") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _queued_s() -> float:
+    """The main thread's time in the run queue, which is where a client's event loop is."""
+    path = Path("/proc/self/schedstat")
+    return int(path.read_bytes().split()[1]) / 1e9 if path.exists() else 0.0
 
 
 async def _spread(call: Callable[[], Awaitable[None]], calls: int, in_flight: int) -> None:
@@ -85,16 +96,16 @@ async def _spread(call: Callable[[], Awaitable[None]], calls: int, in_flight: in
 
 
 async def _until(peer: Peer, events: int) -> None:
-    while peer.events < events:
+    while peer.seen[0] < events:  # noqa: ASYNC110 - an asyncio.Event would cost the measured path a call per event
         await asyncio.sleep(_WATCH_S)
 
 
 def _check(peer: Peer, load: Workload, calls: int, *, streamed: bool) -> None:
     expected_events = calls * load.tokens if streamed else 0
     expected_chars = calls * wire.reply_chars(load.tokens)
-    if (peer.events, peer.chars) != (expected_events, expected_chars):
+    if (peer.seen[0], peer.chars) != (expected_events, expected_chars):
         raise RuntimeError(
-            f"wrong result: saw {peer.events} events and {peer.chars} characters of "
+            f"wrong result: saw {peer.seen[0]} events and {peer.chars} characters of "
             f"{expected_events} and {expected_chars}"
         )
 
@@ -124,9 +135,9 @@ async def _paced(peer: Peer, load: Workload) -> Sample:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_spread(peer.stream, load.calls, load.in_flight))
         await _until(peer, total // 10)
-        meter, before = _Meter(), peer.events
+        meter, before = _Meter(), peer.seen[0]
         await _until(peer, total * 9 // 10)
-        sample = meter.read(peer.events - before)
+        sample = meter.read(peer.seen[0] - before)
     _check(peer, load, load.calls, streamed=True)
     return sample
 
@@ -143,7 +154,7 @@ async def _fan_out(peer: Peer, load: Workload) -> Sample:
 @asynccontextmanager
 async def _held_open(peer: Peer, load: Workload, streams: int) -> AsyncGenerator[None]:
     """Keep `streams` streams open for the length of the block, each past its opening events and waiting for more."""
-    seen = peer.events
+    seen = peer.seen[0]
     async with asyncio.TaskGroup() as tasks:
         readers = [tasks.create_task(peer.stream()) for _ in range(streams)]
         await _until(peer, seen + streams * load.tokens)
@@ -153,8 +164,10 @@ async def _held_open(peer: Peer, load: Workload, streams: int) -> AsyncGenerator
 
 
 async def _hold(peer: Peer, load: Workload) -> Sample:
-    """Growth of the resident set per open stream. Those of the warm-up stay open and count among `load.calls`, so
-    no memory of theirs is reused, and a peer with a limit of as many connections is not asked for more.
+    """Growth of the resident set per open stream.
+
+    The streams of the warm-up stay open and count among `load.calls`: no memory of theirs is reused, and a peer with a
+    limit of as many connections is not asked for more.
     """
     warm_up = load.calls // 20
     async with _held_open(peer, load, warm_up):
@@ -169,7 +182,7 @@ _RUNS: dict[Manner, Callable[[Peer, Workload], Awaitable[Sample]]] = {
     "burst": _streams,
     "coalesced": _streams,
     "paced": _paced,
-    "single": _paced,
+    "lockstep": _streams,
     "hold": _hold,
     "slow": _fan_out,
 }

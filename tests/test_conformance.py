@@ -62,13 +62,14 @@ class TestLlamaCpp(BackendConformance):
     model = "smollm2"
     max_tokens = 8
     api_key = None  # it runs in this process and takes none
-    options: Mapping[str, Any] = {"n_parallel": 4, "n_ctx": 2048}
+    # One thread: several that wait for each other crawl when another process needs a core as well.
+    options: Mapping[str, Any] = {"n_parallel": 4, "n_ctx": 2048, "n_threads": 1}
     bad_models = ("/no/such/model.gguf",)
 
 
 def test_llamacpp_embeds_where_it_is_told_to() -> None:
     suite = TestLlamaCpp()
-    suite.options = {"n_ctx": 512, "embedding": True, "pooling": "mean"}
+    suite.options = {"n_ctx": 512, "n_threads": 1, "embedding": True, "pooling": "mean"}
     suite.embed_model = "smollm2"
 
     suite.test_texts_are_embedded_in_order_or_refused()

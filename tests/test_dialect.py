@@ -562,3 +562,23 @@ def test_a_chunk_that_cannot_be_read_ends_the_stream_by_position_and_not_by_cont
     assert isinstance(stream.error, ResponseValidationError)
     assert "chunk 1" in str(stream.error)
     assert "canary" not in str(stream.error)
+
+
+def test_an_error_inside_a_reply_repeats_neither_key_nor_prompt() -> None:
+    frame = b'{"error":{"message":"key sk-canary saw my secret prompt"}}'
+    sent = b'{"messages":[{"role":"user","content":"my secret prompt"}]}'
+    stream = ReplyStream(sent=sent, secrets=("sk-canary",))
+
+    stream.feed(b"data: " + frame + b"\n\n")
+    with pytest.raises(asyncllm.InternalServerError) as caught:
+        read_reply(frame, sent=sent, secrets=("sk-canary",))
+
+    assert str(stream.error) == str(caught.value) == "key *** saw …"
+
+
+@pytest.mark.parametrize("extra", [{}, {"x": object()}])
+def test_what_has_no_wire_form_is_refused_by_name(extra: dict[str, Any]) -> None:
+    text = "hi" if extra else "half a face: \ud83d"
+
+    with pytest.raises(InvalidRequestError, match="JSON" if extra else "half of a surrogate"):
+        chat(Message("user", text), extra=extra)

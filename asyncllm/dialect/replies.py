@@ -191,14 +191,14 @@ def _without_infinities(value: Any) -> Any:
     return value
 
 
-def read_reply(body: bytes, *, sent: bytes = b"") -> list[Event]:
+def read_reply(body: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = ()) -> list[Event]:
     """Events of a whole chat or text completion.
 
     Raises `APIStatusError` for an error in a reply of status 200, `ResponseValidationError` for one that cannot be
-    read. `sent` is the request's body, which no error text may repeat.
+    read. `sent` is the request's body and `secrets` are its keys, which no error text may repeat.
     """
     reply = decode(body, _reply, "a reply")
-    check_error(reply, body, sent)
+    check_error(reply, body, sent, secrets)
     if reply.choices is None:
         raise ResponseValidationError("the reply has no `choices`", body=body[:65536])
     events: list[Event] = [Started(reply.model, reply.id, body)]
@@ -211,10 +211,10 @@ def read_reply(body: bytes, *, sent: bytes = b"") -> list[Event]:
     return events
 
 
-def check_error(reply: WireReply, document: bytes, sent: bytes) -> None:
+def check_error(reply: WireReply, document: bytes, sent: bytes, secrets: tuple[str, ...]) -> None:
     """Raise what an error document in place of a reply or chunk means."""
     if reply.error is not None or (reply.object == "error" and not reply.choices):
-        error = embedded_error(document, sent=sent)
+        error = embedded_error(document, sent=sent, secrets=secrets)
         if error is not None:
             raise error
 

@@ -35,7 +35,7 @@ from asyncllm.types import (
 __all__ = ["Flavor", "message_from_dict", "tool_from_dict", "write_chat", "write_completion", "write_embeddings"]
 
 _NO_SAMPLING = Sampling()
-_encode = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
 
 
 class Flavor(Struct, frozen=True, kw_only=True):
@@ -158,6 +158,19 @@ def _constraint(constraint: Constraint) -> dict[str, Any]:
             return {"structured_outputs": {"regex": pattern}}
         case Choice(options=options):
             return {"structured_outputs": {"choice": list(options)}}
+
+
+def _encode(body: dict[str, Any]) -> bytes:
+    try:
+        return _encoder.encode(body)
+    except UnicodeEncodeError:
+        raise InvalidRequestError(
+            "the prompt or an option holds half of a surrogate pair, which is no character and has no UTF-8: "
+            "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') mends it",
+            field="prompt",
+        ) from None
+    except TypeError as error:
+        raise InvalidRequestError(f"an option is not JSON: {error}", field="extra") from None
 
 
 def _set(**fields: Any) -> dict[str, Any]:

@@ -30,10 +30,10 @@ _KEEP_ALIVE = re.compile(rb":?\s*(ping|keep-?alive)?\s*", re.IGNORECASE)
 class ReplyStream:
     """Reads one streamed chat or completion.
 
-    `sent` is the request body, so that an error inside the stream does not repeat it.
+    `sent` is the request's body and `secrets` are its keys, which no error text may repeat.
     """
 
-    def __init__(self, *, sent: bytes = b"") -> None:
+    def __init__(self, *, sent: bytes = b"", secrets: tuple[str, ...] = ()) -> None:
         self.done = False
         """Whether the terminal event has arrived; what follows it is not read."""
         self.error: AsyncLLMError | None = None
@@ -41,6 +41,7 @@ class ReplyStream:
         for a chunk that cannot be read."""
         self._sse = SSEDecoder(error_field=True)
         self._sent = sent
+        self._secrets = secrets
         self._decode = _decode_first
         self._finish: dict[int, str | None] = {}  # the latest finish reason of each choice seen
         self._surrogates: dict[int, str] = {}  # half of a character that a server split over two chunks
@@ -108,11 +109,11 @@ class ReplyStream:
 
     def _take_error(self, chunk: WireChunk, event: ServerSentEvent) -> None:
         """Errors come in place of any chunk, under several shapes."""
-        error = embedded_error(event.data, sent=self._sent) if event.type == "error" else None
+        error = embedded_error(event.data, sent=self._sent, secrets=self._secrets) if event.type == "error" else None
         if error is not None:
             raise error
         if chunk.error is not None or chunk.usage is None:
-            check_error(_first.decode(event.data), event.data, self._sent)
+            check_error(_first.decode(event.data), event.data, self._sent, self._secrets)
 
     def _take_odd(self, event: ServerSentEvent, events: list[Event]) -> bool:
         """What is not a JSON document: the terminal word, a keep-alive, an error. True if it was one of them."""
@@ -122,7 +123,7 @@ class ReplyStream:
             return True
         if event.type == "error":
             text = msgspec.json.encode({"error": event.text or "error"})
-            error = embedded_error(text, sent=self._sent)
+            error = embedded_error(text, sent=self._sent, secrets=self._secrets)
             assert error is not None  # the document above has a message
             raise error
         return bool(_KEEP_ALIVE.fullmatch(data))

@@ -15,8 +15,6 @@ from asyncllm.types import Noun
 
 __all__ = ["FakeReply", "FakeTransport", "in_pieces"]
 
-_SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
-
 
 class FakeReply(Noun, frozen=True):
     """One scripted HTTP reply."""
@@ -149,6 +147,4 @@ def _refusal(reply: FakeReply, call: HttpCall) -> APIError | None:
     if status < 400:
         return RedirectRefusedError("the server redirects, which is not followed", status=status)
     body = reply.body if isinstance(reply.body, bytes) else b"".join(p for p in reply.body if isinstance(p, bytes))
-    values = (value for name, value in call.headers.items() if name.lower() in _SECRET_HEADERS)
-    secrets = tuple(value.removeprefix("Bearer ") for value in values)
-    return rejection(status, _Headers(reply.headers), body, sent=call.body, secrets=secrets)
+    return rejection(status, _Headers(reply.headers), body, sent=call.body, secrets=call.secrets)

@@ -66,7 +66,10 @@ class Fin(Struct, frozen=True):
 
 
 class Rst(Struct, frozen=True):
-    """Reset the connection: the peer's next read or write fails."""
+    """Reset the connection: the peer's next read or write fails.
+
+    What was sent just before may be lost with it; a `Pause` in between lets it arrive.
+    """
 
 
 class HalfClose(Struct, frozen=True):

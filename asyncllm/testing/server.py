@@ -91,10 +91,19 @@ class FaultyServer:
         if self._errors and error is None:
             raise self._errors[0]
 
+    async def received(self, count: int = 1, *, within_s: float = 10) -> list[SeenRequest]:
+        """Wait until `count` requests have arrived, and return all. Raises `TimeoutError` after `within_s`."""
+        async with asyncio.timeout(within_s):
+            while len(self.requests) < count:
+                await self._pulse.wait()
+        return self.requests
+
     async def aborted(self, count: int = 1, *, within_s: float = 10) -> list[SeenRequest]:
         """Wait until `count` requests were left by their client before their script ended, and return those.
 
-        Raises `TimeoutError` after `within_s`.
+        A reply that fits into the buffers of the network is sent to its end, whether or not anybody reads it, so a
+        script that is to see its client leave ends with a `Stall` or takes its time. Raises `TimeoutError` after
+        `within_s`.
         """
         async with asyncio.timeout(within_s):
             while len(left := [request for request in self.requests if request.aborted_s is not None]) < count:
@@ -128,13 +137,17 @@ class FaultyServer:
             request = await _read_request(reader, connection)
             arrived = time()
             self.requests.append(request)
+            self._tell()
             try:
                 is_open = await player.play(self._script(request))
             except _GoneError:
                 request.aborted_s = time() - arrived
-                self._pulse.set()
-                self._pulse = asyncio.Event()
+                self._tell()
                 return
+
+    def _tell(self) -> None:
+        self._pulse.set()
+        self._pulse = asyncio.Event()
 
     def _script(self, request: SeenRequest) -> Sequence[Op]:
         scripts = self._scripts

@@ -114,10 +114,10 @@ class _Exchange:
         reply = await self._exchange.__aenter__()
         call = self._call
         if call.stream:
-            self._events = Ready((), _stream(reply, call.body))
+            self._events = Ready((), _stream(reply, call))
             return self._events
         try:
-            return Ready(read_reply(await reply.read(), sent=call.body))
+            return Ready(read_reply(await reply.read(), sent=call.body, secrets=call.secrets))
         except BaseException as error:
             await self._exchange.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -130,16 +130,16 @@ class _Exchange:
         return await self._exchange.__aexit__(kind, error, trace)
 
 
-async def _stream(reply: HttpReply, sent: bytes) -> AsyncGenerator[list[Event]]:
+async def _stream(reply: HttpReply, call: HttpCall) -> AsyncGenerator[list[Event]]:
     """The events of each network read together."""
     kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         # The server does not stream, or answers with an error under a status of 200: either way, in one piece.
-        yield read_reply(await reply.read(), sent=sent)
+        yield read_reply(await reply.read(), sent=call.body, secrets=call.secrets)
         return
     if kind not in ("text/event-stream", ""):
         raise ProtocolError(f"a stream was asked for and the server answers with {kind[:60]}: check base_url")
-    stream = ReplyStream(sent=sent)
+    stream = ReplyStream(sent=call.body, secrets=call.secrets)
     while data := await reply.receive():
         if events := stream.feed(data):
             yield events

@@ -13,11 +13,22 @@ Library = Literal["bare", "asyncllm", "openai"]
 LIBRARIES: tuple[Library, ...] = ("bare", "asyncllm", "openai")
 
 
+class Counter(Protocol):
+    """A number in a place of its own, at index 0: a list of one, or eight bytes shared with the server."""
+
+    def __getitem__(self, index: int, /) -> int:
+        """The number."""
+        ...
+
+    def __setitem__(self, index: int, number: int, /) -> None:
+        """Set the number."""
+
+
 class Peer(Protocol):
     """One open client of one library, used by many tasks at once."""
 
-    events: int
-    """Content events seen so far, over all streams."""
+    seen: Counter
+    """Content events seen so far, over all streams, at index 0."""
     chars: int
     """Characters of reply text seen so far, over all calls and streams."""
 
@@ -25,11 +36,11 @@ class Peer(Protocol):
         """One plain call; its text is added to `chars`."""
 
     async def stream(self) -> None:
-        """One stream, read to its end; each content event is added to `events` and `chars`."""
+        """One stream, read to its end; each content event is added to `seen` and `chars`."""
 
 
-def connect(library: Library, base_url: str) -> AbstractAsyncContextManager[Peer]:
-    """A client of `library` for the server at `base_url`, which ends in `/v1`.
+def connect(library: Library, base_url: str, seen: Counter) -> AbstractAsyncContextManager[Peer]:
+    """A client of `library` that counts in `seen`, for the server at `base_url`, which ends in `/v1`.
 
     The import is inside, so a process loads the one library it measures and no other.
     """
@@ -37,12 +48,12 @@ def connect(library: Library, base_url: str) -> AbstractAsyncContextManager[Peer
         case "bare":
             from bench.peers.bare import Bare
 
-            return Bare(base_url)
+            return Bare(base_url, seen)
         case "asyncllm":
             from bench.peers.ours import Ours
 
-            return Ours(base_url)
+            return Ours(base_url, seen)
         case "openai":
             from bench.peers.openai_sdk import OpenAISDK
 
-            return OpenAISDK(base_url)
+            return OpenAISDK(base_url, seen)

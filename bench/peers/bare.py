@@ -11,6 +11,8 @@ from typing import Self
 import aiohttp
 import msgspec
 
+from bench.peers import Counter
+
 
 class _Message(msgspec.Struct):
     content: str | None = None
@@ -53,9 +55,9 @@ _STREAM = {"model": "gpt-x", "messages": _MESSAGES, "stream": True, "stream_opti
 class Bare:
     """One `ClientSession` without a connection limit."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, seen: Counter) -> None:
         self._url = f"{base_url}/chat/completions"
-        self.events = 0
+        self.seen = seen
         self.chars = 0
         self.usage: _Usage | None = None
 
@@ -73,12 +75,14 @@ class Bare:
         await self._session.close()
 
     async def chat(self) -> None:
+        """One plain call."""
         async with self._session.post(self._url, data=_encode(_PLAIN)) as response:
             response.raise_for_status()
             completion = _decode_completion(await response.read())
         self.chars += len(completion.choices[0].message.content or "")
 
     async def stream(self) -> None:
+        """One stream, read to its end."""
         parts: list[str] = []
         async with self._session.post(self._url, data=_encode(_STREAM)) as response:
             response.raise_for_status()
@@ -93,7 +97,7 @@ class Bare:
     def _read(self, chunk: _Chunk, parts: list[str]) -> None:
         for choice in chunk.choices:
             if choice.delta.content:
-                self.events += 1
+                self.seen[0] += 1
                 parts.append(choice.delta.content)
         if chunk.usage is not None:
             self.usage = chunk.usage

@@ -7,13 +7,15 @@ from typing import Self
 
 from openai import AsyncOpenAI
 
+from bench.peers import Counter
+
 
 class OpenAISDK:
     """One `AsyncOpenAI` client over its default HTTP library."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, seen: Counter) -> None:
         self._client = AsyncOpenAI(base_url=base_url, api_key="k", max_retries=0)
-        self.events = 0
+        self.seen = seen
         self.chars = 0
 
     async def __aenter__(self) -> Self:
@@ -25,12 +27,14 @@ class OpenAISDK:
         await self._client.close()
 
     async def chat(self) -> None:
+        """One plain call."""
         completion = await self._client.chat.completions.create(
             model="gpt-x", messages=[{"role": "user", "content": "Hello"}], max_tokens=200
         )
         self.chars += len(completion.choices[0].message.content or "")
 
     async def stream(self) -> None:
+        """One stream, read to its end."""
         opened = await self._client.chat.completions.create(
             model="gpt-x",
             messages=[{"role": "user", "content": "Hello"}],
@@ -41,5 +45,5 @@ class OpenAISDK:
             async for chunk in stream:
                 for choice in chunk.choices:
                     if choice.delta.content:
-                        self.events += 1
+                        self.seen[0] += 1
                         self.chars += len(choice.delta.content)

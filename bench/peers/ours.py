@@ -6,14 +6,15 @@ from types import TracebackType
 from typing import Self
 
 import asyncllm
+from bench.peers import Counter
 
 
 class Ours:
     """One `Client` with its defaults: timeouts, retries and error mapping included."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, seen: Counter) -> None:
         self._client = asyncllm.Client(model="openai:gpt-x", base_url=base_url, api_key="k")
-        self.events = 0
+        self.seen = seen
         self.chars = 0
 
     async def __aenter__(self) -> Self:
@@ -26,12 +27,14 @@ class Ours:
         await self._client.__aexit__(kind, error, traceback)
 
     async def chat(self) -> None:
+        """One plain call."""
         reply = await self._client.chat("Hello", max_tokens=200)
         self.chars += len(reply.text)
 
     async def stream(self) -> None:
+        """One stream, read to its end."""
         async with self._client.stream("Hello") as stream:
             async for event in stream:
                 if isinstance(event, asyncllm.TextDelta):
-                    self.events += 1
+                    self.seen[0] += 1
                     self.chars += len(event.text)

@@ -111,13 +111,13 @@ class AnswerChecks(Subject):
     @check
     async def test_every_character_is_taken(self, backend: Backend) -> None:
         """A prompt is text: no character of it ends the call, its JSON or its template."""
-        for what, prompt in _ODD.items():
-            for stream in (True, False):
-                try:
-                    # Words before it, so that no prompt is only white space, which a model may refuse.
-                    await self.answer(backend, self.request(f"Repeat: {prompt}", stream=stream))
-                except AsyncLLMError as error:
-                    raise AssertionError(f"a prompt with {what} is refused: {error!r}") from error
+        cases = [(what, prompt, True) for what, prompt in _ODD.items()]
+        for what, prompt, stream in [*cases, ("all of them", " ".join(_ODD.values()), False)]:
+            try:
+                # Words before it, so that no prompt is only white space, which a model may refuse.
+                await self.answer(backend, self.request(f"Repeat: {prompt}", stream=stream))
+            except AsyncLLMError as error:
+                raise AssertionError(f"a prompt with {what} is refused: {error!r}") from error
 
     @check
     async def test_half_a_character_is_taken_or_refused_by_a_typed_error(self, backend: Backend) -> None:

@@ -17,7 +17,7 @@ __all__ = ["run_clean", "settled", "within"]
 T = TypeVar("T")
 
 _SETTLE_S = 2.0
-_OURS = (ResourceWarning, RuntimeWarning)
+_NEVER_AWAITED = ".* was never awaited"
 
 
 def run_clean(main: Coroutine[Any, Any, T]) -> T:
@@ -63,8 +63,8 @@ def _listening(unseen: list[str]) -> Generator[None]:
     """Note in `unseen` the warnings and exceptions that have no one to go to."""
     hook = sys.unraisablehook
     with warnings.catch_warnings(record=True) as caught:
-        for category in _OURS:
-            warnings.simplefilter("always", category)
+        warnings.simplefilter("always", ResourceWarning)
+        warnings.filterwarnings("always", _NEVER_AWAITED, RuntimeWarning)
         sys.unraisablehook = lambda raised: unseen.append(
             f"{raised.err_msg}: {raised.exc_value!r} in {raised.object!r}"
         )
@@ -72,10 +72,14 @@ def _listening(unseen: list[str]) -> Generator[None]:
             yield
         finally:
             sys.unraisablehook = hook
-            unseen += [f"{one.category.__name__}: {one.message}" for one in caught if issubclass(one.category, _OURS)]
+            unseen += [f"{one.category.__name__}: {one.message}" for one in caught if _is_left_behind(one)]
     for one in caught:
-        if not issubclass(one.category, _OURS):  # not what is looked for here; the caller's filters decide
+        if not _is_left_behind(one):  # not what is looked for here; the caller's filters decide
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
+def _is_left_behind(warning: warnings.WarningMessage) -> bool:
+    return issubclass(warning.category, ResourceWarning) or str(warning.message).endswith("was never awaited")
 
 
 def _told(context: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ __all__ = ["Subject", "check"]
 
 S = TypeVar("S", bound="Subject")
 
-_STORY = " ".join(["Write a story that never ends: a lighthouse, a storm, a ship without a crew, and so on."] * 20)
+_STORY = " ".join(["Write a story that never ends: a lighthouse, a storm, a ship without a crew, and so on."] * 6)
 
 
 class Subject:
@@ -33,7 +33,8 @@ class Subject:
     model: str = "some-model"
     """A model that answers, in the backend's own naming."""
     embed_model: str | None = None
-    """A model that embeds, where it is another one."""
+    """A model that embeds, where it is another one or where it must: without it, a backend that has `embed` may still
+    refuse as it is configured here."""
     bad_models: tuple[str, ...] = ()
     """Models that cannot answer: a call to each is an error of the tree."""
     options: Mapping[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Figures as text for a terminal, or as JSON for a machine. Progress goes to standard error, so `--json` can be piped."""
+"""Figures as text for a terminal. Progress goes to standard error, so that the figures can be piped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from statistics import median
+from pathlib import Path
 
 import msgspec
 
@@ -31,26 +31,22 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure beside its target."""
+    """A figure beside its target; `target` and `verdict` are empty where the issue names none."""
 
     figure: float | None
-    target: str
-    verdict: str
+    target: str = ""
+    verdict: str = ""
+
+    def cells(self) -> tuple[str, str, str]:
+        """The three cells of a table."""
+        return number(self.figure), self.target, self.verdict
 
 
-def judge(figure: float | None, target: Target) -> Judged:
+def judge(figure: float | None, target: Target | None) -> Judged:
     """Put `figure` next to `target`."""
+    if target is None:
+        return Judged(figure=figure)
     return Judged(figure=figure, target=str(target), verdict=target.verdict(figure))
-
-
-def middle(figures: Sequence[float]) -> float | None:
-    """The median, or None where nothing was measured."""
-    return median(figures) if figures else None
-
-
-def ratio(over: Sequence[float], under: Sequence[float]) -> float | None:
-    """The median of the rounds' own ratios: what slows a whole round down cancels out of it."""
-    return middle([one / other for one, other in zip(over, under, strict=True)]) if over and under else None
 
 
 def number(figure: float | None, digits: int = 2, unit: str = "") -> str:
@@ -85,10 +81,9 @@ def surroundings() -> dict[str, str]:
 
 
 def _cpu_model() -> str:
-    with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
-        for line in cpuinfo:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     return platform.machine()
 
 
