@@ -127,8 +127,11 @@ class Client:
 
     async def complete(self, prompt: str | Sequence[int], **options: Unpack[CallOptions]) -> Response:
         """Continue a text, or a list of token ids, without a chat template. Raises as `chat` does."""
-        request = completion_request(prompt, options, stream=False, timeouts=self._timeouts)
-        return await Stream(self._candidates(request, options), self._routes.dog, parser(options)).whole()
+        return await self._complete(prompt, options, stream=False).whole()
+
+    def stream_complete(self, prompt: str | Sequence[int], **options: Unpack[CallOptions]) -> Stream:
+        """Continue a text as `complete` does, and read the answer as it is made. Raises as `stream` does."""
+        return self._complete(prompt, options, stream=True)
 
     async def embed(
         self,
@@ -228,6 +231,10 @@ class Client:
 
     def _chat(self, prompt: Prompt, options: CallOptions, *, stream: bool) -> Stream:
         request = chat_request(prompt, options, stream=stream, timeouts=self._timeouts)
+        return Stream(self._candidates(request, options), self._routes.dog, parser(options))
+
+    def _complete(self, prompt: str | Sequence[int], options: CallOptions, *, stream: bool) -> Stream:
+        request = completion_request(prompt, options, stream=stream, timeouts=self._timeouts)
         return Stream(self._candidates(request, options), self._routes.dog, parser(options))
 
     def _candidates(self, request: Request, options: CallOptions) -> list[Candidate]:

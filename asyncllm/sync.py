@@ -94,6 +94,14 @@ class Client:
         """Continue a text, or a list of token ids, without a chat template."""
         return self._runner.run(lambda: self._client.complete(prompt, **options))
 
+    def stream_complete(self, prompt: str | Sequence[int], **options: Unpack[CallOptions]) -> Stream:
+        """Continue a text and read the answer as it is made: `with client.stream_complete(...) as stream:`."""
+
+        async def make() -> AsyncStream:
+            return self._client.stream_complete(prompt, **options)
+
+        return Stream(self._runner, self._runner.run(make))
+
     def embed(
         self,
         texts: str | Sequence[str],

@@ -748,3 +748,9 @@ async def no_task_is_left_behind() -> AsyncIterator[None]:
     yield
     left = {task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()}
     assert not left
+
+
+async def test_a_completion_streams_too() -> None:
+    async with Client(model="echo:x") as client, client.stream_complete("one two") as stream:
+        assert [event.text async for event in stream if isinstance(event, TextDelta)] == ["one", " two"]
+    assert stream.response.text == "one two"

@@ -12,10 +12,11 @@ from argparse import Namespace
 from importlib import import_module
 
 from asyncllm.calls import CallOptions
-from asyncllm.cli.options import StreamingClient, readable
+from asyncllm.cli.options import readable
 from asyncllm.cli.output import Output, note, say, tell
 from asyncllm.cli.signals import Signals
 from asyncllm.cli.status import OK
+from asyncllm.client import Client
 from asyncllm.errors import APIError, ConfigError
 from asyncllm.stream import Stream
 from asyncllm.types import Message
@@ -26,7 +27,7 @@ __all__ = ["Conversation"]
 class Conversation:
     """The turns so far, and what takes the next one."""
 
-    def __init__(self, client: StreamingClient, options: CallOptions, output: Output, args: Namespace) -> None:
+    def __init__(self, client: Client, options: CallOptions, output: Output, args: Namespace) -> None:
         self._client = client
         self._options = options
         self._output = output

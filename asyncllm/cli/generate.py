@@ -10,10 +10,11 @@ import msgspec
 
 from asyncllm.calls import CallOptions
 from asyncllm.cli.conversation import Conversation
-from asyncllm.cli.options import StreamingClient, call_options, make_client
+from asyncllm.cli.options import call_options, make_client
 from asyncllm.cli.output import Output, print_json
 from asyncllm.cli.prompt import is_conversation, read_prompt
 from asyncllm.cli.status import OK
+from asyncllm.client import Client
 from asyncllm.stream import Stream
 from asyncllm.types import Response, ToolCall
 
@@ -37,7 +38,7 @@ def run(args: Namespace) -> int:
     return OK
 
 
-async def _answer(client: StreamingClient, prompt: str, options: CallOptions, output: Output, args: Namespace) -> None:
+async def _answer(client: Client, prompt: str, options: CallOptions, output: Output, args: Namespace) -> None:
     async with client:
         if args.json:
             print_json(_as_json(await _whole(client, prompt, options, args)))
@@ -50,16 +51,16 @@ async def _answer(client: StreamingClient, prompt: str, options: CallOptions, ou
             output.rest(stream.response)
 
 
-async def _whole(client: StreamingClient, prompt: str, options: CallOptions, args: Namespace) -> Response:
+async def _whole(client: Client, prompt: str, options: CallOptions, args: Namespace) -> Response:
     if args.command == "chat":
         return await client.chat(prompt, **options)
     return await client.complete(prompt, **options)
 
 
-def _stream(client: StreamingClient, prompt: str, options: CallOptions, args: Namespace) -> Stream:
+def _stream(client: Client, prompt: str, options: CallOptions, args: Namespace) -> Stream:
     if args.command == "chat":
         return client.stream(prompt, **options)
-    return client.stream_complete(prompt, options)
+    return client.stream_complete(prompt, **options)
 
 
 def _as_json(response: Response) -> dict[str, Any]:

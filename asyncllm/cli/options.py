@@ -9,31 +9,21 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, cast
 
-from asyncllm.calls import CallOptions, completion_request
+from asyncllm.calls import CallOptions
 from asyncllm.cli.output import note
 from asyncllm.cli.parser import DEFAULT_MODEL
 from asyncllm.client import Client
 from asyncllm.config import find_settings, load_settings
 from asyncllm.errors import ConfigError
-from asyncllm.stream import Stream
 from asyncllm.types import Choice, Constraint, Grammar, JsonSchema, Regex, Sampling, Timeouts
 
-__all__ = ["StreamingClient", "call_options", "make_client", "readable"]
+__all__ = ["call_options", "make_client", "readable"]
 
 _SAMPLING = frozenset(Sampling.__struct_fields__)
 _OF_A_CALL = _SAMPLING | {"tools", "tool_choice", "parallel_tool_calls"}
 
 
-class StreamingClient(Client):
-    """A client that also streams a text completion, which `Client.complete` gives whole."""
-
-    def stream_complete(self, prompt: str, options: CallOptions) -> Stream:
-        """Continue a text piece by piece."""
-        request = completion_request(prompt, options, stream=True, timeouts=self._timeouts)
-        return Stream(self._candidates(request, options), self._routes.dog)
-
-
-def make_client(args: Namespace) -> StreamingClient:
+def make_client(args: Namespace) -> Client:
     """The client that the arguments ask for. Says so where the local model answers because nothing was configured.
 
     Raises `ConfigError`.
@@ -49,7 +39,7 @@ def make_client(args: Namespace) -> StreamingClient:
                 f"{model} answers, as nothing is configured; for another, give -m backend:model or write "
                 'model = "backend:model" into asyncllm.toml (-q hides this line)'
             )
-    return StreamingClient(
+    return Client(
         model=model,
         base_url=args.base_url,
         api_key=_key(args.api_key_env),
