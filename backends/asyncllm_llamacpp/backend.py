@@ -23,7 +23,7 @@ from asyncllm.errors import (
     StreamInterrupted,
     UnsupportedError,
 )
-from asyncllm.events import Event, Events
+from asyncllm.events import Event, Events, Ready
 from asyncllm.rejection import embedded_error
 from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Timeouts, Usage
 from asyncllm_llamacpp.body import check_supported, write_body, write_count
@@ -66,7 +66,10 @@ class LlamaCpp:
             pieces = await generation.receive()
             if not pieces:
                 _require_answer(generation, body)
-            yield _events(reply.feed(pieces), generation, reply, body)
+            first = reply.feed(pieces)
+            if reply.error is not None and not first:
+                raise reply.error
+            yield Ready(first, _events(generation, reply, body))
         finally:
             await _leave(generation)
 
@@ -212,15 +215,14 @@ class _Counted(Struct):
     input_tokens: int
 
 
-async def _events(first: Sequence[Event], generation: Generation, reply: Reply, sent: bytes) -> AsyncGenerator[Event]:
-    for event in first:
-        yield event
-    while pieces := await generation.receive():
-        for event in reply.feed(pieces):
-            yield event
+async def _events(generation: Generation, reply: Reply, sent: bytes) -> AsyncGenerator[list[Event]]:
+    """Events by the batch, after the first: all that llama.cpp has said since the last."""
+    while reply.error is None and (pieces := await generation.receive()):
+        yield reply.feed(pieces)
+    if reply.error is not None:
+        raise reply.error
     _require_answer(generation, sent)
-    for event in reply.close():
-        yield event
+    yield reply.close()
 
 
 def _require_answer(generation: Generation, sent: bytes) -> None:

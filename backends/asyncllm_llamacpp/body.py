@@ -107,6 +107,7 @@ def _with_tools(request: Request, engine: Engine, backend: str) -> Request:
         raise UnsupportedError(
             f"the chat template of this model knows no tools, so the {backend!r} backend cannot pass them on; "
             "choose a model that was trained on them, or give options={'chat_template': ...}",
+            backend=backend,
             field="tools",
         )
     return request

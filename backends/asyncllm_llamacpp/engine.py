@@ -30,6 +30,7 @@ from asyncllm_llamacpp.slots import Slots
 __all__ = ["Engine", "Facts", "borrow", "give_back", "require_same_process"]
 
 _BATCH = 256
+_SMALL_MACHINE = 4
 
 
 class Server(Protocol):
@@ -179,7 +180,7 @@ def _start(path: str, options: Options, batch: int, listener: Listener) -> Serve
     params.kv_unified = False
     params.n_batch = params.n_ubatch = batch
     params.n_gpu_layers = options.n_gpu_layers
-    threads = options.n_threads or _allowed_threads()
+    threads = options.n_threads or _default_threads()
     if threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.embedding = options.embedding
@@ -215,11 +216,18 @@ def _read_through(path: str) -> None:
             pass
 
 
-def _allowed_threads() -> int:
-    """CPUs that this process may use if they are fewer than there are; else 0: llama.cpp counts better."""
-    # Threads beyond these spin at llama.cpp's barriers, and everything takes ten times as long.
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    return allowed if allowed < (os.cpu_count() or 1) else 0
+def _default_threads() -> int:
+    """CPU threads to use where nobody says; 0 leaves it to llama.cpp, which counts the cores of the machine.
+
+    Its threads spin where they wait for each other, so one that another process keeps off its CPU stops them all: on
+    two cores, with one of them busy, two threads made a tenth of the tokens that one thread made. So on a small
+    machine one CPU is left to the others, at a cost of a quarter of the speed where there are none.
+    """
+    cores = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    if allowed <= _SMALL_MACHINE:
+        return max(1, allowed - 1)
+    return allowed if allowed < cores else 0
 
 
 _Key: TypeAlias = tuple[str, Options]

@@ -11,7 +11,7 @@ from msgspec import Struct
 from asyncllm.backend import Config
 from asyncllm.errors import ConfigError
 
-__all__ = ["SMALL", "Options", "find_model", "has_small_model", "read_options"]
+__all__ = ["Options", "SMALL", "find_model", "has_small_model", "read_options"]
 
 SMALL = "smollm2"
 """The name of the small model that a package of the registry carries."""
@@ -29,7 +29,7 @@ class Options(Struct, frozen=True, kw_only=True):
     n_parallel: int = 4
     """Slots: answers made at the same time. Each holds `n_ctx` tokens of memory; further calls wait in line."""
     n_threads: int = 0
-    """CPU threads, or 0 for as many as llama.cpp finds it may use."""
+    """CPU threads, or 0 for all cores of the machine; of four or fewer one is left to others."""
     n_batch: int = 0
     """Prompt tokens read in one step, or 0 for a fitting number.
 

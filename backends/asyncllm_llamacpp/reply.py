@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from asyncllm.dialect import ReplyStream
-from asyncllm.errors import APIStatusError, BadRequestError
+from asyncllm.errors import APIStatusError, AsyncLLMError, BadRequestError
 from asyncllm.events import Event, LogprobsDelta, Started, UsageReport
 from asyncllm.rejection import embedded_error
 from asyncllm.types import Request, TokenLogprob, Usage
@@ -19,6 +19,8 @@ class Reply:
     """Reads the answer to one request; `sent` is its body, which no error may repeat."""
 
     def __init__(self, request: Request, sent: bytes) -> None:
+        self.error: AsyncLLMError | None = None
+        """What broke the answer off."""
         self._sent = sent
         self._stream = ReplyStream(sent=sent)
         self._model = request.model
@@ -27,12 +29,16 @@ class Reply:
         self._strip = not request.sampling.top_logprobs
 
     def feed(self, pieces: Sequence[bytes]) -> list[Event]:
-        """Events of the next JSON chunks. Raises `APIStatusError` for an error among them."""
+        """Events of the next JSON chunks. A failure goes to `error`, so that what came before it is not lost."""
+        frames: list[bytes] = []
         for piece in pieces:
             # llama.cpp sends an error in place of a chunk, and nothing after it.
             if piece.startswith(b'{"error"') and (error := embedded_error(piece, sent=self._sent)):
-                raise error
-        events = self._stream.feed(b"".join([b"data: %b\n\n" % piece for piece in pieces]))
+                self.error = error
+                break
+            frames.append(b"data: %b\n\n" % piece)
+        events = self._stream.feed(b"".join(frames))
+        self.error = self._stream.error or self.error
         for position, event in enumerate(events):
             kind = type(event)
             if kind is Started or kind is UsageReport or kind is LogprobsDelta:
