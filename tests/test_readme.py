@@ -1,0 +1,83 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+
+
+def block(language: str, containing: str) -> str:
+    """The one code block of a language that contains a text."""
+    (found,) = [text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in text]
+    return str(found)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """The plugin of the README, as an installer leaves it behind."""
+    (tmp_path / "my_backend.py").write_text(block("python", "# my_backend.py"))
+    (tmp_path / "test_my_backend.py").write_text(block("python", "# test_my_backend.py"))
+    info = tmp_path / "my_backend-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-backend\nVersion: 1.0\n")
+    door = re.sub(r"#.*\n|\[project.entry-points.|\]", "", block("toml", "# its pyproject.toml"))
+    (info / "entry_points.txt").write_text(door.replace('"asyncllm.backends"', "[asyncllm.backends]").replace('"', ""))
+    return tmp_path
+
+
+def run(site: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": os.environ["PATH"], "HOME": str(site), "PYTHONPATH": str(site)}
+    return subprocess.run(
+        [sys.executable, *command], cwd=site, env=env, capture_output=True, text=True, check=False, timeout=100
+    )
+
+
+def test_the_plugin_answers(site: Path) -> None:
+    done = run(site, "-m", "asyncllm", "chat", "-m", "shout:anything", "hello there")
+
+    assert (done.stdout, done.stderr) == ("HELLO THERE\n", "")
+
+
+def test_the_plugin_passes_the_suite(site: Path) -> None:
+    done = run(site, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_backend.py")
+
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\b[3-9]\d passed", done.stdout)
+
+
+def test_every_python_block_compiles() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+    for source in blocks:
+        compile(source, "README.md", "exec")
+    assert len(blocks) == 4
+
+
+def test_the_block_for_services_runs_on_the_local_model(tmp_path: Path) -> None:
+    source = block("python", "reply.request_id")
+    script = source.replace('["openai:gpt-4.1", "llamacpp:smollm2"]', '"llamacpp:smollm2"').replace(
+        '"Tell me more", ', '"Tell me more", max_tokens=20, '
+    )
+    (tmp_path / "service.py").write_text(script)
+
+    done = run(tmp_path, "service.py")
+
+    assert done.returncode == 0, done.stderr
+    assert " llamacpp " in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_configuration_file_is_read_as_shown(tmp_path: Path) -> None:
+    from asyncllm.config import load_settings
+
+    path = tmp_path / "asyncllm.toml"
+    path.write_text(block("toml", "[deployments.eu]"))
+
+    assert load_settings(path).expand("fast") == ["eu", "openai:gpt-4.1"]
