@@ -14,10 +14,10 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sse_cases import BOM, CASES, Case, message, spellings
 
 from asyncllm.errors import APIError, EventTooLargeError
 from asyncllm.sse import ServerSentEvent, SSEDecoder
+from sse_cases import BOM, CASES, Case, message, spellings
 
 KIB = 2**10
 MIB = 2**20
