@@ -64,6 +64,7 @@ class SSEDecoder:
         self._tail = bytearray()  # the start of a line that has no end yet
         self._skip_lf = False
         self._at_start = True  # a byte order mark may still come
+        self._at_rest = False  # between two events, with nothing held over
         self._type = ""
         self._id = ""
         self._data: list[bytes] = []
@@ -76,6 +77,18 @@ class SSEDecoder:
         """
         if not data:
             return []
+        if self._at_rest and data.startswith(b"data: ") and data.endswith(b"\n\n") and b"\r" not in data:
+            # Nearly every read of a language model's stream is whole events of one line, `data: {...}`: cut at
+            # what joins two of them, and count line ends to be sure that there is nothing else in between.
+            parts = data[_PREFIX:-2].split(b"\n\ndata: ")
+            if data.count(b"\n") == 2 * len(parts) and (self._limit is None or len(data) <= self._limit):
+                self.last_event_id = last_id = self._id
+                return [ServerSentEvent("message", part, last_id) for part in parts]
+        events = self._feed(data)
+        self._at_rest = not (self._at_start or self._skip_lf or self._tail or self._data or self._type)
+        return events
+
+    def _feed(self, data: bytes) -> list[ServerSentEvent]:
         if self._skip_lf:
             self._skip_lf = False
             if data[0] == 0x0A:
@@ -114,13 +127,6 @@ class SSEDecoder:
 
     def _lines(self, whole: bytes) -> list[ServerSentEvent]:
         """Events of `whole`, which is complete lines with LF endings."""
-        if whole.startswith(b"data: ") and whole.endswith(b"\n\n") and not self._data and not self._type:
-            # Nearly every read of a language model's stream is whole events of one line, `data: {...}`: cut at
-            # what joins two of them, and count line ends to be sure that there is nothing else in between.
-            parts = whole[_PREFIX:-2].split(b"\n\ndata: ")
-            if whole.count(b"\n") == 2 * len(parts) and (self._limit is None or len(whole) <= self._limit):
-                self.last_event_id = last_id = self._id
-                return [ServerSentEvent("message", part, last_id) for part in parts]
         events: list[ServerSentEvent] = []
         for line in whole.split(b"\n")[:-1]:
             if line:

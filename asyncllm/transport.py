@@ -29,7 +29,7 @@ from asyncllm.errors import (
     StreamInterrupted,
 )
 from asyncllm.rejection import rejection
-from asyncllm.watchdog import Watchdog
+from asyncllm.watchdog import Waiter, Watchdog
 
 __all__ = ["AiohttpTransport"]
 
@@ -86,10 +86,10 @@ class AiohttpTransport:
         )
 
 
-class _Exchange:
+class _Exchange(Waiter):
     """One call under way: the context manager that `open` gives, and the reply that entering it lends."""
 
-    __slots__ = ("_call", "_closing", "_dog", "_response", "_session", "_timeout", "headers", "status")
+    __slots__ = ("_call", "_closing", "_idle_s", "_now", "_response", "_session", "_timeout", "headers", "status")
 
     status: int
     headers: Mapping[str, str]
@@ -97,8 +97,10 @@ class _Exchange:
     def __init__(
         self, session: aiohttp.ClientSession, call: HttpCall, timeout: aiohttp.ClientTimeout, dog: Watchdog
     ) -> None:
+        super().__init__(dog)
         self._session = session
-        self._dog = dog
+        self._idle_s = call.timeouts.byte_idle_s
+        self._now = asyncio.get_running_loop().time
         self._closing: asyncio.Future[None] | None = None
         self._call = call
         self._timeout = timeout
@@ -131,7 +133,7 @@ class _Exchange:
     ) -> None:
         # Synchronous, so no cancellation can interrupt it. A body read to its end has already handed its connection
         # back to the pool; any other is cut, which is what tells the server to stop.
-        self._dog.rest(self)
+        self.leave()
         if self._closing is not None:
             self._closing.remove_done_callback(self._lose)
         self._response.close()
@@ -141,30 +143,27 @@ class _Exchange:
         content = self._response.content
         try:
             # What is here needs no waiting, and a plain reply mostly is: head and body come in one read.
-            data = content.read_nowait()
-            if data or content.at_eof():
+            if not self._call.stream and ((data := content.read_nowait()) or content.at_eof()):
                 return data
-            if self._closing is None:
+            if self._closing is None and not content.is_eof():
                 self._watch_connection()
-            idle_s = self._call.timeouts.byte_idle_s
-            if idle_s is None:
-                return await content.readany()
-            self._dog.watch(self, asyncio.get_running_loop().time() + idle_s)
-            return await content.readany()
+            if self._idle_s is not None:
+                self.wait(self._now() + self._idle_s)
+            data = await content.readany()
         except APIError:
             raise
         except (aiohttp.ClientError, OSError) as error:
             raise self._broken(error) from error
         finally:
-            self._dog.rest(self)
+            self._waiting = False
+        return data
 
     def expire(self) -> None:
-        """The watchdog's word that no byte has come for too long: the reader gets the error in their place."""
-        idle_s = self._call.timeouts.byte_idle_s
+        """No byte has come for too long: the reader gets the error in their place."""
         self._response.content.set_exception(
             ByteIdleTimeoutError(
-                f"no byte arrived for byte_idle_s={idle_s} seconds in the middle of a reply",
-                elapsed_s=idle_s,
+                f"no byte arrived for byte_idle_s={self._idle_s} seconds in the middle of a reply",
+                elapsed_s=self._idle_s,
                 maybe_billed=True,
             )
         )

@@ -1,15 +1,15 @@
 """One timer for all the deadlines of a client.
 
 A timer of the event loop costs several microseconds to arm and to cancel, and a call has three deadlines, each of which
-moves with every piece that arrives. Here waiting and resting are entries in a dictionary; the one timer sleeps until
-the earliest deadline that was known when it was set, looks who is really late, and sleeps again.
+moves with every piece that arrives. Here beginning to wait and ceasing to are attributes of the waiter, and nobody is
+told; the one timer sleeps until the earliest deadline that was known when it was set, looks who is really late, and
+sleeps again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from math import inf
-from typing import Protocol
 
 __all__ = ["Waiter", "Watchdog"]
 
@@ -17,38 +17,76 @@ __all__ = ["Waiter", "Watchdog"]
 _GRAIN_S = 0.01
 
 
-class Waiter(Protocol):
-    """Somebody who waits with a deadline."""
+class Waiter:
+    """Base of whatever waits with a deadline: `wait` and `rest` in turn, as often as it likes, then `leave`."""
+
+    __slots__ = ("__weakref__", "_dog", "_due", "_look", "_waiting")
+
+    def __init__(self, dog: Watchdog) -> None:
+        self._dog = dog
+        self._due = inf
+        self._look = inf  # when the watchdog looks at this the next time
+        self._waiting = False
+
+    def wait(self, due: float) -> None:
+        """The wait begins, until `due` on the loop's clock; `inf` waits for ever."""
+        self._due = due
+        self._waiting = True
+        if due < self._look:
+            self._look = due
+            self._dog.watch(self, due)
+
+    def rest(self) -> None:
+        """The wait is over."""
+        self._waiting = False
+
+    def leave(self) -> None:
+        """Nothing will be waited for any more."""
+        self._waiting = False
+        if self._look < inf:
+            self._look = inf
+            self._dog.forget(self)
+
+    def look(self, now: float) -> float:
+        """The watchdog's look: expire if it is time, and say when to look again."""
+        if not self._waiting:
+            self._look = inf  # the next wait asks for a look of its own
+        elif self._due > now:
+            self._look = self._due
+        else:
+            self._look = inf
+            self._waiting = False
+            self.expire()
+        return self._look
 
     def expire(self) -> None:
-        """The deadline has passed and nobody called `rest`."""
-        ...
+        """The deadline has passed in the middle of a wait."""
+        raise NotImplementedError
 
 
 class Watchdog:
-    """Calls `expire` on waiters whose deadline passes. Lives on the event loop of its first waiter."""
+    """Looks at each waiter when its deadline may have passed. Lives on the event loop of its first waiter."""
 
-    __slots__ = ("_due", "_next", "_timer")
+    __slots__ = ("_looks", "_next", "_timer")
 
     def __init__(self) -> None:
-        self._due: dict[Waiter, float] = {}
+        self._looks: dict[Waiter, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._next = inf
 
     def watch(self, waiter: Waiter, due: float) -> None:
-        """`waiter` waits until `due`, on the loop's clock; `inf` is not watched."""
+        """Look at `waiter` at `due`, on the loop's clock."""
+        self._looks[waiter] = due
         if due < self._next:
             self._arm(due)
-        if due < inf:
-            self._due[waiter] = due
 
-    def rest(self, waiter: Waiter) -> None:
-        """`waiter` no longer waits."""
-        self._due.pop(waiter, None)
+    def forget(self, waiter: Waiter) -> None:
+        """Look at `waiter` no more."""
+        self._looks.pop(waiter, None)
 
     def close(self) -> None:
         """Let go of the loop's timer."""
-        self._due.clear()
+        self._looks.clear()
         self._next = inf
         if self._timer is not None:
             self._timer.cancel()
@@ -64,9 +102,11 @@ class Watchdog:
         self._timer = None
         self._next = inf
         now = asyncio.get_running_loop().time()
-        late = [waiter for waiter, due in self._due.items() if due <= now]
-        for waiter in late:
-            del self._due[waiter]
-            waiter.expire()
-        if self._due:
-            self._arm(max(min(self._due.values()), now + _GRAIN_S))
+        for waiter in [waiter for waiter, due in self._looks.items() if due <= now]:
+            again = waiter.look(now)
+            if again < inf:
+                self._looks[waiter] = again
+            else:
+                self._looks.pop(waiter, None)
+        if self._looks:
+            self._arm(max(min(self._looks.values()), now + _GRAIN_S))

@@ -17,7 +17,7 @@ from asyncllm.middleware.gate import gate
 from asyncllm.middleware.retry import again
 from asyncllm.testing import ScriptedBackend
 from asyncllm.types import Message, Request
-from asyncllm.watchdog import Watchdog
+from asyncllm.watchdog import Waiter, Watchdog
 
 REQUEST = Request(model="m", messages=(Message("user", "hi"),))
 
@@ -125,10 +125,11 @@ async def test_a_reply_without_a_word_is_interrupted_at_the_gate() -> None:
     assert backend.opened == backend.closed == 1
 
 
-class Bell:
+class Bell(Waiter):
     """A waiter that notes when it expired."""
 
-    def __init__(self) -> None:
+    def __init__(self, dog: Watchdog) -> None:
+        super().__init__(dog)
         self.rung_at: list[float] = []
 
     def expire(self) -> None:
@@ -137,10 +138,10 @@ class Bell:
 
 async def test_the_watchdog_wakes_each_waiter_once_and_in_time() -> None:
     dog, now = Watchdog(), asyncio.get_running_loop().time()
-    bells = [Bell() for _ in range(5)]
+    bells = [Bell(dog) for _ in range(5)]
 
     for number, bell in enumerate(bells):
-        dog.watch(bell, now + 0.02 * (5 - number))
+        bell.wait(now + 0.02 * (5 - number))
     await asyncio.sleep(0.3)
 
     for number, bell in enumerate(bells):
@@ -148,26 +149,44 @@ async def test_the_watchdog_wakes_each_waiter_once_and_in_time() -> None:
         assert rung >= now + 0.02 * (5 - number)
 
 
-async def test_who_rests_or_moves_on_is_not_woken() -> None:
+async def test_who_rests_leaves_or_waits_for_longer_is_not_woken() -> None:
     dog, now = Watchdog(), asyncio.get_running_loop().time()
-    resting, moving, endless = Bell(), Bell(), Bell()
+    resting, leaving, moving, endless = (Bell(dog) for _ in range(4))
 
-    dog.watch(resting, now + 0.02)
-    dog.watch(moving, now + 0.02)
-    dog.watch(endless, inf)
-    dog.rest(resting)
-    dog.rest(resting)
-    dog.watch(moving, now + 10)
+    for bell in (resting, leaving, moving):
+        bell.wait(now + 0.02)
+    endless.wait(inf)
+    resting.rest()
+    leaving.leave()
+    leaving.leave()
+    moving.wait(now + 10)
     await asyncio.sleep(0.1)
 
-    assert resting.rung_at == moving.rung_at == endless.rung_at == []
+    assert [bell.rung_at for bell in (resting, leaving, moving, endless)] == [[]] * 4
     dog.close()
 
 
-async def test_a_closed_watchdog_leaves_no_timer() -> None:
-    dog, bell = Watchdog(), Bell()
+async def test_a_wait_after_a_rest_is_watched_again_and_so_is_a_shorter_one() -> None:
+    dog, clock = Watchdog(), asyncio.get_running_loop()
+    rested, shortened = Bell(dog), Bell(dog)
 
-    dog.watch(bell, asyncio.get_running_loop().time() + 0.02)
+    rested.wait(clock.time() + 0.02)
+    rested.rest()
+    shortened.wait(clock.time() + 60)
+    shortened.rest()
+    await asyncio.sleep(0.05)
+    rested.wait(clock.time() + 0.02)
+    shortened.wait(clock.time() + 0.02)
+    await asyncio.sleep(0.1)
+
+    assert len(rested.rung_at) == len(shortened.rung_at) == 1
+
+
+async def test_a_closed_watchdog_leaves_no_timer() -> None:
+    dog = Watchdog()
+    bell = Bell(dog)
+
+    bell.wait(asyncio.get_running_loop().time() + 0.02)
     dog.close()
     await asyncio.sleep(0.1)
 

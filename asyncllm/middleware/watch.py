@@ -14,12 +14,12 @@ from types import TracebackType
 
 from asyncllm.errors import APITimeoutError
 from asyncllm.events import Event, Events, Ready
-from asyncllm.watchdog import Watchdog
+from asyncllm.watchdog import Waiter, Watchdog
 
 __all__ = ["Held"]
 
 
-class Held:
+class Held(Waiter):
     """A call held to a deadline for its first events, and for each wait after them.
 
     `first_s` counts from now. `later_s` counts from the start of each later wait; without it, the first deadline is
@@ -32,14 +32,13 @@ class Held:
     __slots__ = (
         "_baseline",
         "_count",
-        "_dog",
-        "_due",
         "_events",
         "_fired",
+        "_first_due",
         "_inner",
         "_late",
         "_later_s",
-        "_now",
+        "_loop",
         "_started",
         "_task",
     )
@@ -53,11 +52,11 @@ class Held:
         later_s: float | None,
         late: Callable[[int, float], APITimeoutError],
     ) -> None:
+        super().__init__(dog)
         self._inner = inner
-        self._dog = dog
-        self._now = asyncio.get_running_loop().time
-        self._started = self._now()
-        self._due = inf if first_s is None else self._started + first_s
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._first_due = inf if first_s is None else self._started + first_s
         self._later_s = later_s
         self._late = late
         self._count = 0
@@ -67,14 +66,17 @@ class Held:
         self._baseline = 0
 
     async def __aenter__(self) -> Events:
-        self._wait(self._due)
+        self._claim()
+        self.wait(self._first_due)
         try:
             events = Ready.of(await self._inner.__aenter__())
         except asyncio.CancelledError:
             self._strike()
             raise
-        finally:
-            self._dog.rest(self)
+        except BaseException:
+            self.leave()
+            raise
+        self.rest()
         if events.rest is None:
             return events
         self._count = len(events.head)
@@ -84,43 +86,46 @@ class Held:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        self._dog.rest(self)
+        self.leave()
         if self._events is not None:
             await self._events.aclose()
         return await self._inner.__aexit__(kind, error, trace)
 
     async def _iterate(self, batches: AsyncIterator[Sequence[Event]]) -> AsyncGenerator[Sequence[Event]]:
-        rest, later_s, now = self._dog.rest, self._later_s, self._now
-        self._wait(self._due if later_s is None or not self._count else now() + later_s)
+        later_s, now = self._later_s, self._loop.time
+        self._claim()
+        self.wait(self._first_due if later_s is None or not self._count else now() + later_s)
         try:
             async for batch in batches:
-                rest(self)
+                self._waiting = False
                 self._count += len(batch)
                 yield batch
-                self._wait(self._due if later_s is None else now() + later_s)
+                self._claim()
+                self.wait(self._first_due if later_s is None else now() + later_s)
         except asyncio.CancelledError:
             self._strike()
             raise
         finally:
-            rest(self)
+            self.leave()
 
     def expire(self) -> None:
-        """The watchdog's word that the deadline has passed."""
+        """The deadline has passed: interrupt the task that waits."""
         if self._task is not None:
             self._fired = True
             self._task.cancel()
 
-    def _wait(self, due: float) -> None:
-        task = asyncio.current_task()
+    def _claim(self) -> None:
+        """The current task is the one to interrupt."""
+        task = asyncio.current_task(self._loop)
         if task is not self._task:
             self._task = task
             # Cancellations that this task has swallowed before are none of ours.
             self._baseline = task.cancelling() if task else 0
-        self._dog.watch(self, due)
 
     def _strike(self) -> None:
         """On a `CancelledError`: raise the error instead, if the deadline caused it and nobody else cancelled."""
+        self.leave()
         if self._fired and self._task is not None:
             self._fired = False
             if self._task.uncancel() <= self._baseline:
-                raise self._late(self._count, self._now() - self._started) from None
+                raise self._late(self._count, self._loop.time() - self._started) from None
