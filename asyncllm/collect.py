@@ -43,9 +43,10 @@ class _OpenChoice(Struct):
     """A choice under way."""
 
     text: list[str] = []
-    reasoning: list[str] = []
-    refusal: list[str] = []
-    calls: list[_OpenCall] = []
+    # Made when they are needed, which in most calls is never.
+    reasoning: list[str] | None = None
+    refusal: list[str] | None = None
+    calls: list[_OpenCall] | None = None
     logprobs: list[TokenLogprob] | None = None
     finished: Finished | None = None
 
@@ -53,12 +54,11 @@ class _OpenChoice(Struct):
 class Collector:
     """Takes events as they come; `response()` gives what they amount to, at any moment."""
 
-    __slots__ = ("_backend", "_body", "_choices", "_model", "_request_id", "_usage", "count")
+    __slots__ = ("_body", "_choices", "_model", "_request_id", "_usage", "count")
 
-    def __init__(self, backend: str | None = None) -> None:
+    def __init__(self) -> None:
         self.count = 0
         """Events taken so far."""
-        self._backend = backend
         self._choices: dict[int, _OpenChoice] = {}
         self._usage = _NO_USAGE
         self._model: str | None = None
@@ -91,11 +91,17 @@ class Collector:
         elif isinstance(event, TextDelta):
             self._open(event.index).text.append(event.text)
         elif isinstance(event, ReasoningDelta):
-            self._open(event.index).reasoning.append(event.text)
+            choice = self._open(event.index)
+            choice.reasoning = choice.reasoning or []
+            choice.reasoning.append(event.text)
         elif isinstance(event, ToolCallDelta):
-            _add_call(self._open(event.index).calls, event)
+            choice = self._open(event.index)
+            choice.calls = choice.calls or []
+            _add_call(choice.calls, event)
         elif isinstance(event, RefusalDelta):
-            self._open(event.index).refusal.append(event.text)
+            choice = self._open(event.index)
+            choice.refusal = choice.refusal or []
+            choice.refusal.append(event.text)
         else:
             choice = self._open(event.index)
             if choice.logprobs is None:
@@ -105,20 +111,23 @@ class Collector:
     @property
     def is_complete(self) -> bool:
         """Whether every choice that was opened, and at least one, has its terminal event."""
-        return bool(self._choices) and all(choice.finished for choice in self._choices.values())
+        for choice in self._choices.values():
+            if choice.finished is None:
+                return False
+        return bool(self._choices)
 
     @property
     def has_content(self) -> bool:
         """Whether anything of an answer has arrived, so that the call cannot be repeated unseen."""
         return bool(self._choices)
 
-    def response(self) -> Response:
-        """What has arrived so far; a choice without a terminal event has no finish reason."""
+    def response(self, backend: str | None = None) -> Response:
+        """What has arrived so far from `backend`; a choice without a terminal event has no finish reason."""
         return Response(
             choices=tuple(_close(index, self._choices[index]) for index in sorted(self._choices)),
             usage=self._usage,
             model=self._model,
-            backend=self._backend,
+            backend=backend,
             request_id=self._request_id,
             body=self._body,
         )

@@ -39,6 +39,8 @@ class Stream:
     Raises, while iterating: `APIError`, with what had arrived in `partial`.
     """
 
+    __slots__ = ("__weakref__", "_call", "_dog", "_events", "_fold", "_loop")
+
     def __init__(
         self,
         candidates: Sequence[Candidate],
@@ -170,11 +172,13 @@ class _Fold:
     and not by the collector of cycles.
     """
 
+    __slots__ = ("_collector", "_fallback", "_finish", "_response", "candidates")
+
     def __init__(self, candidates: Sequence[Candidate], finish: Callable[[Response], Response] | None) -> None:
         self.candidates = candidates
         self._finish = finish
         self._fallback: Fallback | None = None
-        self._collector = Collector(candidates[0].backend)
+        self._collector = Collector()
         self._response: Response | None = None
 
     def open(self, request: Request) -> AbstractAsyncContextManager[Events]:
@@ -186,7 +190,7 @@ class _Fold:
 
     async def iterate(self, events: Events) -> AsyncGenerator[Event]:
         """Hand out the events one by one, folding each batch as it comes."""
-        collector = self._collector = Collector(self._candidate.backend)
+        collector = self._collector
         ready = Ready.of(events)
         try:
             collector.add(ready.head)
@@ -204,7 +208,7 @@ class _Fold:
 
     async def take(self, events: Events) -> None:
         """Fold the events to their end: `iterate` where nobody watches."""
-        collector = self._collector = Collector(self._candidate.backend)
+        collector = self._collector
         ready = Ready.of(events)
         collector.add(ready.head)
         if ready.rest is not None:
@@ -215,12 +219,12 @@ class _Fold:
     def _end(self) -> None:
         if not self._collector.is_complete:
             raise StreamInterrupted("the backend ended the stream without its terminal event", maybe_billed=True)
-        response = self._collector.response()
+        response = self._collector.response(self._candidate.backend)
         self._response = self._finish(response) if self._finish else response
 
     def response(self) -> Response:
         """What there is of the reply."""
-        return self._response or self._collector.response()
+        return self._response or self._collector.response(self._candidate.backend)
 
     def tell(self, error: AsyncLLMError) -> None:
         """Add what this call knows to `error`: who was asked and how far the answer had come."""
@@ -230,7 +234,7 @@ class _Fold:
         if isinstance(error, APIError):
             error.events = collector.count if error.events is None else error.events
             if collector.has_content:
-                error.partial = error.partial or collector.response()
+                error.partial = error.partial or collector.response(candidate.backend)
                 error.maybe_billed = True
 
     @property

@@ -142,9 +142,6 @@ class _Exchange(Waiter):
         """The next piece of the body, as the network brings it; empty at its end."""
         content = self._response.content
         try:
-            # What is here needs no waiting, and a plain reply mostly is: head and body come in one read.
-            if not self._call.stream and ((data := content.read_nowait()) or content.at_eof()):
-                return data
             if self._closing is None and not content.is_eof():
                 self._watch_connection()
             if self._idle_s is not None:
@@ -170,6 +167,9 @@ class _Exchange(Waiter):
 
     async def read(self) -> bytes:
         """The whole body."""
+        content = self._response.content
+        if content.is_eof() and content.exception() is None:
+            return content.read_nowait()  # head and body came in one read, as those of a plain reply mostly do
         pieces: list[bytes] = []
         while data := await self.receive():
             pieces.append(data)

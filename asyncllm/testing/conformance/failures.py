@@ -137,7 +137,7 @@ class FailureChecks(Subject):
                 raise
             except Exception as error:
                 raise AssertionError(f"a failing call raises {error!r}, which is not of the tree") from error
-        collector = Collector(self.name)
+        collector = Collector()
         collector.add(got)
         assert not transport.calls or not collector.is_complete, "a broken reply passes for a complete answer"
         assert not transport.calls, "a broken reply ends like a complete one, without an error"

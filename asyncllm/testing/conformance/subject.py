@@ -122,7 +122,7 @@ class Subject:
 
     async def answer(self, backend: Backend, request: Request | None = None) -> Response:
         """The whole answer to a call. Fails unless it is complete."""
-        collector = Collector(self.name)
+        collector = Collector()
         collector.add(await self.events(backend, request or self.request()))
         assert collector.is_complete, "the events end without a Finished for every choice"
         return collector.response()
