@@ -173,7 +173,8 @@ class _Wire(asyncio.StreamReaderProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gone.set()
-        super().connection_lost(exc)
+        # Without the reason: nobody asks for it, and asyncio reports an exception that nobody saw.
+        super().connection_lost(None)
 
 
 class _GoneError(Exception):
