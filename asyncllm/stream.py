@@ -47,10 +47,10 @@ class Stream:
         dog: Watchdog,
         finish: Callable[[Response], Response] | None = None,
     ) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None  # set while the call is open
         self._fold = _Fold(candidates, finish)
         self._dog = dog
         self._events: AsyncGenerator[Event] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._call: AbstractAsyncContextManager[Events]
 
     async def __aenter__(self) -> Self:

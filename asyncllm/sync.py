@@ -7,18 +7,25 @@ loop is the client's own, so it works inside a running loop (Jupyter), inside th
 
 from __future__ import annotations
 
+import asyncio
+import os
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from threading import Lock
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Lock, Thread, current_thread
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
 from asyncllm import client as asynchronous
+from asyncllm.backend import Backend, Secret, Transport
 from asyncllm.calls import CallOptions, Model, Prompt
-from asyncllm.errors import APIConnectionError
+from asyncllm.config import Settings
+from asyncllm.errors import APIConnectionError, WrongLoopError
 from asyncllm.events import Event
+from asyncllm.middleware.retry import Retry
 from asyncllm.stream import Stream as AsyncStream
 from asyncllm.stream import TextStream as AsyncTextStream
 from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Response, Timeouts
@@ -27,20 +34,28 @@ __all__ = ["Client", "Stream", "TextStream"]
 
 T = TypeVar("T")
 
+_END_S = 10
+
 
 class _Runner:
-    """Runs coroutines on the background loop, starting it with the first one."""
+    """Runs coroutines on the background loop, starting it with the first one.
+
+    The loop ends with `close`, with this object, or with the interpreter, whichever comes first.
+    """
 
     def __init__(self) -> None:
-        self._stack = ExitStack()
+        self.closed = False
         self._portal: BlockingPortal | None = None
         self._starting = Lock()
-        self.closed = False
+        self._pid = os.getpid()
+        self._end: weakref.finalize[Any, Any] | None = None
 
     def run(self, call: Callable[[], Awaitable[T]]) -> T:
         """Await `call()` over there and return its result here."""
         if self.closed:
             raise APIConnectionError("this client is closed; make a new one", retryable=False)
+        if os.getpid() != self._pid:
+            raise WrongLoopError("this client was made before a fork and its loop stayed in the parent: make one here")
         future = self._started().start_task_soon(call)
         try:
             return future.result()
@@ -48,16 +63,39 @@ class _Runner:
             future.cancel()  # of no effect on a call that failed by itself
             raise
 
-    def _started(self) -> BlockingPortal:
-        with self._starting:  # or the first calls of two threads would each get a loop
-            if self._portal is None:
-                self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
-            return self._portal
-
     def close(self) -> None:
         """End the loop and its thread."""
         self.closed = True
-        self._stack.close()
+        if self._end is not None:
+            self._end()
+
+    def _started(self) -> BlockingPortal:
+        with self._starting:  # or the first calls of two threads would each get a loop
+            if self._portal is None:
+                ready: Future[BlockingPortal] = Future()
+                # A daemon, or the interpreter would wait for it before the finalizer below can end it.
+                thread = Thread(target=lambda: asyncio.run(_serve(ready)), name="asyncllm-sync", daemon=True)
+                thread.start()
+                self._portal = ready.result()
+                self._end = weakref.finalize(self, _end, self._portal, thread, self._pid)
+            return self._portal
+
+
+async def _serve(ready: Future[BlockingPortal]) -> None:
+    async with BlockingPortal() as portal:
+        ready.set_result(portal)
+        await portal.sleep_until_stopped()
+
+
+def _end(portal: BlockingPortal, thread: Thread, pid: int) -> None:
+    if os.getpid() != pid:
+        return  # in a forked child there is no such thread
+    try:
+        portal.start_task_soon(portal.stop, True)  # cancels what is still running
+    except RuntimeError:
+        return  # it has stopped already
+    if thread is not current_thread():
+        thread.join(_END_S)
 
 
 class Client:
@@ -66,8 +104,32 @@ class Client:
     Use it in a `with` block, or end it with `close()`. Any number of threads may share one.
     """
 
-    def __init__(self, **arguments: Any) -> None:
-        self._client = asynchronous.Client(**arguments)
+    def __init__(
+        self,
+        *,
+        model: Model | None = None,
+        base_url: str | None = None,
+        api_key: str | Secret | None = None,
+        options: Mapping[str, Any] | None = None,
+        timeouts: Timeouts = Timeouts(),
+        retry: Retry | None = Retry(),
+        config: Settings | str | Path | None = None,
+        backend: Backend | None = None,
+        transport: Transport | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._client = asynchronous.Client(
+            model=model,
+            base_url=base_url,
+            api_key=api_key,
+            options=options,
+            timeouts=timeouts,
+            retry=retry,
+            config=config,
+            backend=backend,
+            transport=transport,
+            env=env,
+        )
         self._runner = _Runner()
 
     def chat(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Response:

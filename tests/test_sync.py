@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import signal
 import subprocess
@@ -39,7 +40,7 @@ def test_it_has_the_methods_of_the_asynchronous_client_with_the_same_arguments()
     renamed = {"aclose": "close"}
 
     for name, method in inspect.getmembers(asyncllm.Client, inspect.isfunction):
-        if not name.startswith("_"):
+        if not name.startswith("_") or name == "__init__":
             twin = getattr(asyncllm.sync.Client, renamed.get(name, name))
             assert list(inspect.signature(twin).parameters) == list(inspect.signature(method).parameters), name
 
@@ -149,3 +150,53 @@ def test_ctrl_c_ends_the_wait_and_stops_the_model() -> None:
     assert done.stdout.strip() == "stopped"
     assert done.returncode == 0
     assert signal.getsignal(signal.SIGINT) is not None
+
+
+UNCLOSED = """
+import asyncllm
+from asyncllm.testing import ScriptedBackend, Stall
+client = asyncllm.sync.Client(backend=ScriptedBackend([[asyncllm.TextDelta("a"), Stall()]]))
+stream = client.stream("hi")
+stream.__enter__()
+print(next(iter(stream)).text)
+"""
+
+
+def test_an_interpreter_ends_though_a_client_and_a_stream_were_left_open() -> None:
+    done = subprocess.run([sys.executable, "-c", UNCLOSED], capture_output=True, text=True, timeout=30)
+
+    assert (done.stdout, done.stderr, done.returncode) == ("a\n", "", 0)
+
+
+def test_a_dropped_client_takes_its_thread_along() -> None:
+    before = threading.active_count()
+    client = asyncllm.sync.Client(model="echo:x")
+    client.chat("hi")
+
+    del client
+    gc.collect()
+
+    assert threading.active_count() == before
+
+
+FORKED = """
+import os, sys
+import asyncllm
+client = asyncllm.sync.Client(model="echo:x")
+client.chat("hi")
+pid = os.fork()
+if pid == 0:
+    try:
+        client.chat("hi")
+    except asyncllm.WrongLoopError as error:
+        print("refused" if "fork" in str(error) else error, flush=True)
+    sys.exit(0)
+os.waitpid(pid, 0)
+print(client.chat("still here").text)
+"""
+
+
+def test_a_forked_child_is_told_and_the_parent_goes_on() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=30)
+
+    assert done.stdout == "refused\nstill here\n"
