@@ -40,6 +40,7 @@ __all__ = ["Client"]
 T = TypeVar("T")
 
 _CLOSE_S = 10
+_ALIVE_S = 10
 
 
 class Client:
@@ -184,13 +185,14 @@ class Client:
         return await self._once(lambda: backend.check_prompt(request), request.timeouts)
 
     async def is_alive(self, *, model: Model | None = None) -> bool:
-        """Whether the backend would answer now. Never raises, except when cancelled.
+        """Whether the backend would answer now, which it has ten seconds to say. Never raises, except when cancelled.
 
         A backend that can be asked is asked; of any other, being connected is all that can be known.
         """
         try:
             backend = self._target(model).place.backend
-            return await backend.is_alive() if isinstance(backend, Health) else True
+            async with asyncio.timeout(_ALIVE_S):
+                return await backend.is_alive() if isinstance(backend, Health) else True
         except Exception:
             return False
 

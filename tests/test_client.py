@@ -264,12 +264,15 @@ async def test_a_call_that_the_backend_lacks_is_refused_by_name() -> None:
             await client.check_prompt("hi")
 
 
-async def test_is_alive_never_raises() -> None:
+async def test_is_alive_never_raises_and_never_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     async with FaultyServer(lambda seen: [Status(200, {}, b'{"data":[]}')]) as server:
         async with Client(model="openai:x", base_url=server.url, env={}) as client:
             assert await client.is_alive()
             assert server.requests[0].path == "/models"
     async with Client(model="openai:x", base_url=server.url, env={}) as client:
+        assert not await client.is_alive()
+    monkeypatch.setattr("asyncllm.client._ALIVE_S", 0.1)
+    async with FaultyServer([Stall()]) as server, Client(model="openai:x", base_url=server.url, env={}) as client:
         assert not await client.is_alive()
     for status in (401, 500, 503):
         async with over(FakeTransport([FakeReply(status=status)])) as client:
