@@ -83,6 +83,8 @@ class SSEDecoder:
             parts = data[_PREFIX:-2].split(b"\n\ndata: ")
             if data.count(b"\n") == 2 * len(parts) and (self._limit is None or len(data) <= self._limit):
                 self.last_event_id = last_id = self._id
+                if len(parts) == 1:
+                    return [ServerSentEvent("message", parts[0], last_id)]
                 return [ServerSentEvent("message", part, last_id) for part in parts]
         events = self._feed(data)
         self._at_rest = not (self._at_start or self._skip_lf or self._tail or self._data or self._type)

@@ -51,10 +51,7 @@ class ReplyStream:
         """Events that `data` completes. A failure goes to `error`, so that what came before it is not lost."""
         events: list[Event] = []
         try:
-            for event in self._sse.feed(data):
-                if self.done:
-                    break
-                self._take(event, events)
+            self._read(self._sse.feed(data), events)
         except AsyncLLMError as error:
             self.error = error
         return events
@@ -62,8 +59,7 @@ class ReplyStream:
     def close(self) -> list[Event]:
         """The body ended cleanly. Returns the terminal events, or raises `StreamInterrupted`."""
         events: list[Event] = []
-        for event in self._sse.close():
-            self._take(event, events)
+        self._read(self._sse.close(), events)
         if not self.done:
             unfinished = sum(reason is None for reason in self._finish.values())
             if not self._finish or unfinished:
@@ -75,37 +71,45 @@ class ReplyStream:
             self._end(events)
         return events
 
-    def _take(self, event: ServerSentEvent, events: list[Event]) -> None:
-        """Add what one server-sent event means."""
-        data = event.data
-        try:
-            chunk = self._decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            if self._take_odd(event, events):
-                return
-            chunk = self._decode_leniently(data)
-        self._position += 1
-        if chunk.choices is None or chunk.error is not None or event.type == "error":
-            self._take_error(chunk, event)
-        if self._decode is _decode_first and isinstance(chunk, WireReply):
-            events.append(Started(chunk.model, chunk.id))
-            self._decode = _decode_later
+    def _read(self, frames: list[ServerSentEvent], events: list[Event]) -> None:
+        """Add what the server-sent events mean. One loop, because it runs once a token."""
         finish = self._finish
-        for choice in chunk.choices or ():
-            index = choice.index
-            if index not in finish:
-                finish[index] = None
-            # Nearly every chunk is a piece of text and nothing else: it skips the general path.
-            if choice.finish_reason is None and choice.logprobs is None and (delta := choice.delta) is not None:
-                text = delta.content
-                if text and delta.tool_calls is None and delta.reasoning_content is None and delta.reasoning is None:
-                    events.append(TextDelta(text, index))
+        for frame in frames:
+            if self.done:
+                return
+            try:
+                chunk = self._decode(frame.data)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                if self._take_odd(frame, events):
                     continue
-            events += choice_events(choice)
-            if choice.finish_reason and choice.finish_reason != "null":
-                finish[index] = choice.finish_reason
-        if chunk.usage is not None:
-            events.append(UsageReport(read_usage(chunk.usage)))
+                chunk = self._decode_leniently(frame.data)
+            self._position += 1
+            choices = chunk.choices
+            if choices is None or chunk.error is not None or frame.type == "error":
+                self._take_error(chunk, frame)
+            if self._decode is _decode_first and isinstance(chunk, WireReply):
+                events.append(Started(chunk.model, chunk.id))
+                self._decode = _decode_later
+            for choice in choices or ():
+                index = choice.index
+                if index not in finish:
+                    finish[index] = None
+                # Nearly every chunk is a piece of text and nothing else: it skips the general path.
+                if choice.finish_reason is None and choice.logprobs is None and (delta := choice.delta) is not None:
+                    text = delta.content
+                    if (
+                        text
+                        and delta.tool_calls is None
+                        and delta.reasoning_content is None
+                        and delta.reasoning is None
+                    ):
+                        events.append(TextDelta(text, index))
+                        continue
+                events += choice_events(choice)
+                if choice.finish_reason and choice.finish_reason != "null":
+                    finish[index] = choice.finish_reason
+            if chunk.usage is not None:
+                events.append(UsageReport(read_usage(chunk.usage)))
 
     def _take_error(self, chunk: WireChunk, event: ServerSentEvent) -> None:
         """Errors come in place of any chunk, under several shapes."""

@@ -92,7 +92,8 @@ class Held(Waiter):
         return await self._inner.__aexit__(kind, error, trace)
 
     async def _iterate(self, batches: AsyncIterator[Sequence[Event]]) -> AsyncGenerator[Sequence[Event]]:
-        later_s, now = self._later_s, self._loop.time
+        loop, later_s = self._loop, self._later_s
+        now = loop.time
         self._claim()
         self.wait(self._first_due if later_s is None or not self._count else now() + later_s)
         try:
@@ -100,7 +101,8 @@ class Held(Waiter):
                 self._waiting = False
                 self._count += len(batch)
                 yield batch
-                self._claim()
+                if asyncio.current_task(loop) is not self._task:
+                    self._claim()
                 self.wait(self._first_due if later_s is None else now() + later_s)
         except asyncio.CancelledError:
             self._strike()
