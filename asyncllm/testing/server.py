@@ -171,7 +171,7 @@ class _Wire(asyncio.StreamReaderProtocol):
         self.gone.set()
         return super().eof_received()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # see below
         self.gone.set()
         # Without the reason: nobody asks for it, and asyncio reports an exception that nobody saw.
         super().connection_lost(None)
