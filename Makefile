@@ -34,6 +34,7 @@ bench: $(VENV)/.bench  ## Print the figures of the README (some minutes; nothing
 	$(BIN)/python -m bench overhead
 	$(BIN)/python -m bench fanout
 	$(BIN)/python -m bench memory
+	$(BIN)/python -m bench embedded
 
 clean:  ## Remove what the targets above have made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -7,16 +7,17 @@ import sys
 
 import msgspec
 
-from bench import fanout, imports, memory, overhead, report
+from bench import embedded, fanout, imports, memory, overhead, report
 
 _NAMES = {
     "overhead": "client CPU per plain call and per streamed event: bare aiohttp+msgspec, asyncllm, openai",
     "memory": "resident memory per open stream, 1,000 open at once",
+    "embedded": "the embedded model in-process and over its own port: first token and throughput by load",
     "fanout": "wall time of 1,000 concurrent calls of 0.5 s",
     "import": "wall time of `import asyncllm`, modules loaded, distributions required",
 }
-_ROUNDS = {"overhead": 5, "memory": 3, "fanout": 3, "import": 31}
-_QUICK_ROUNDS = {"overhead": 1, "memory": 1, "fanout": 1, "import": 5}
+_ROUNDS = {"overhead": 5, "memory": 3, "embedded": 1, "fanout": 3, "import": 31}
+_QUICK_ROUNDS = {"overhead": 1, "memory": 1, "embedded": 1, "fanout": 1, "import": 5}
 
 
 class _Options(argparse.Namespace):
@@ -56,6 +57,9 @@ def _run(options: _Options, name: str) -> tuple[object, str]:
         case "memory":
             grown = memory.measure(quick=quick, rounds=rounds)
             return grown, memory.text(grown)
+        case "embedded":
+            answered = embedded.measure(quick=quick)
+            return answered, embedded.text(answered)
         case "fanout":
             waited = fanout.measure(quick=quick, rounds=rounds)
             return waited, fanout.text(waited)
