@@ -2,6 +2,7 @@
 
     ScriptedBackend, FakeTransport    fakes for the two seams, `Backend` and `Transport`
     FaultyServer                      a real server on 127.0.0.1 that misbehaves as its script says
+    ManualClock, VirtualTimeLoop      time that moves when told to, and an event loop on which waiting takes none
     BackendConformance                the checks that every backend passes, first-party ones included
 
 Nothing here needs pytest to be imported: a conformance check is a plain method with plain asserts, which pytest finds
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from asyncllm.testing.ops import Chunk, Fin, HalfClose, Op, Pause, Rst, Slice, Sse, Stall, Status
     from asyncllm.testing.scripted import Script, ScriptedBackend, Step
     from asyncllm.testing.server import FaultyServer, SeenRequest
+    from asyncllm.testing.time import ManualClock, StuckError, VirtualTimeLoop, run_virtual
     from asyncllm.testing.wire import openai_chunks, openai_reply, openai_stream, sse_event
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "FaultyServer",
     "Fin",
     "HalfClose",
+    "ManualClock",
     "Op",
     "Pause",
     "Rst",
@@ -38,10 +41,13 @@ __all__ = [
     "Stall",
     "Status",
     "Step",
+    "StuckError",
+    "VirtualTimeLoop",
     "in_pieces",
     "openai_chunks",
     "openai_reply",
     "openai_stream",
+    "run_virtual",
     "sse_event",
 ]
 
@@ -51,6 +57,7 @@ _HOME = {
     "ops": ["Chunk", "Fin", "HalfClose", "Op", "Pause", "Rst", "Slice", "Sse", "Stall", "Status"],
     "scripted": ["Script", "ScriptedBackend", "Step"],
     "server": ["FaultyServer", "SeenRequest"],
+    "time": ["ManualClock", "StuckError", "VirtualTimeLoop", "run_virtual"],
     "wire": ["openai_chunks", "openai_reply", "openai_stream", "sse_event"],
 }
 _LAZY = {name: f"asyncllm.testing.{module}" for module, names in _HOME.items() for name in names}
