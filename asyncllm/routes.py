@@ -246,7 +246,11 @@ class Routes:
         if not self._default:
             return _DEFAULT_BACKEND
         first = self._default if isinstance(self._default, str) else self._default[0]
-        return self._locate(self._settings.expand(first)[0]).key
+        name = self._settings.expand(first)[0]
+        group = self._settings.groups.get(name)
+        if group is not None:
+            name = self._settings.expand(next(iter(group.weights)))[0]
+        return self._locate(name).key
 
     def _place(self, name: str, label: str, settings: BackendSettings, backend: Backend) -> Place:
         limits = settings.limits or self._limits
