@@ -19,6 +19,7 @@ from msgspec import UNSET
 from asyncllm.backend import Backend, Clock, Embedder, EmbedRequest, Health, Models, PromptChecker, Secret, Transport
 from asyncllm.budgets import Budget
 from asyncllm.calls import CallOptions, Model, Prompt, chat_request, completion_request, parser
+from asyncllm.clock import LoopClock
 from asyncllm.config import Settings, find_settings, load_settings
 from asyncllm.errors import (
     APIConnectionError,
@@ -35,7 +36,7 @@ from asyncllm.middleware.observe import Observer
 from asyncllm.middleware.retry import Retry
 from asyncllm.once import once
 from asyncllm.place import Means, Target
-from asyncllm.routes import Arguments, LoopClock, Routes
+from asyncllm.routes import Arguments, Routes
 from asyncllm.stream import Candidate, Stream, TextStream
 from asyncllm.trail import Kind, Trail
 from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Request, Response, Timeouts

@@ -30,6 +30,7 @@ FLOOR = {
     "watchdog": 1,
     "budgets": 2,
     "calls": 2,
+    "clock": 2,
     "config": 2,
     "hooks": 2,
     "middleware": 3,
