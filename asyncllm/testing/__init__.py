@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncllm.testing.conformance import BackendConformance
+    from asyncllm.testing.mock import Failure, OpenAIMock
     from asyncllm.testing.ops import (
         Chunk,
         Comment,
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     )
     from asyncllm.testing.scripted_backend import Script, ScriptedBackend, Step
     from asyncllm.testing.scripted_transport import ScriptedReply, ScriptedTransport, in_pieces
-    from asyncllm.testing.server import FaultyServer, SeenRequest
+    from asyncllm.testing.seen import SeenRequest
+    from asyncllm.testing.server import FaultyServer
     from asyncllm.testing.time import ManualClock, StuckError, VirtualTimeLoop, run_virtual
     from asyncllm.testing.tls import Authority, Tls
     from asyncllm.testing.wire import compressed, openai_chunks, openai_reply, openai_stream, sse_event, sse_pieces
@@ -44,6 +46,7 @@ __all__ = [
     "BackendConformance",
     "Chunk",
     "Comment",
+    "Failure",
     "FaultyServer",
     "Fin",
     "Gzip",
@@ -52,6 +55,7 @@ __all__ = [
     "Named",
     "Newline",
     "Op",
+    "OpenAIMock",
     "Pause",
     "Rst",
     "Script",
@@ -81,6 +85,7 @@ __all__ = [
 
 _HOME = {
     "conformance": ["BackendConformance"],
+    "mock": ["Failure", "OpenAIMock"],
     "ops": [
         "Chunk",
         "Comment",
@@ -101,7 +106,8 @@ _HOME = {
     ],
     "scripted_backend": ["Script", "ScriptedBackend", "Step"],
     "scripted_transport": ["ScriptedReply", "ScriptedTransport", "in_pieces"],
-    "server": ["FaultyServer", "SeenRequest"],
+    "seen": ["SeenRequest"],
+    "server": ["FaultyServer"],
     "time": ["ManualClock", "StuckError", "VirtualTimeLoop", "run_virtual"],
     "tls": ["Authority", "Tls"],
     "wire": ["compressed", "openai_chunks", "openai_reply", "openai_stream", "sse_event", "sse_pieces"],

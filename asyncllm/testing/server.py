@@ -14,40 +14,18 @@ from itertools import cycle
 from types import TracebackType
 from typing import Any, Self, TypeAlias, cast
 
-import msgspec
-from msgspec import Struct
-
 from asyncllm.testing.backlog import FullBacklog
 from asyncllm.testing.ops import Chunk, Fin, HalfClose, Op, Pause, Rst, Slice, Sse, Stall, Status
+from asyncllm.testing.seen import HEAD_BYTES, MalformedError, SeenRequest, read_request
 from asyncllm.testing.tls import Authority, Tls
 from asyncllm.testing.wire import compressed, sse_pieces
 
-__all__ = ["FaultyServer", "SeenRequest"]
+__all__ = ["FaultyServer", "Scripts"]
 
 TASK_NAME = "asyncllm.testing.FaultyServer"
 """Name of the tasks that serve connections, by which a test can tell them from those of the code under test."""
 
-_HEAD_BYTES = 2**20
 _REASONS = {200: "OK", 204: "No Content", 307: "Temporary Redirect", 429: "Too Many Requests"}
-
-
-class SeenRequest(Struct):
-    """A request as it arrived, and how its client left."""
-
-    method: str
-    path: str
-    """Query included."""
-    headers: dict[str, str]
-    """By names in lower case."""
-    body: bytes
-    connection: int
-    """Which connection brought it, counted from one."""
-    aborted_s: float | None = None
-    """Seconds from its arrival until the client closed the connection, if it did before the script's end."""
-
-    def json(self) -> Any:
-        """The body decoded."""
-        return msgspec.json.decode(self.body)
 
 
 Scripts: TypeAlias = Sequence[Op] | Sequence[Sequence[Op]] | Callable[[SeenRequest], Sequence[Op]]
@@ -64,7 +42,8 @@ class FaultyServer:
     Connections wait for `accept_after_s` seconds from the start, or for ever with `None`: the queue for them is full,
     so that connecting itself takes that long. The network asks again after one second, three, seven.
 
-    Leaving closes every connection and raises what a script function raised.
+    What is not HTTP is answered with status 400. Leaving closes every connection and raises what a script function
+    raised.
     """
 
     def __init__(
@@ -75,11 +54,14 @@ class FaultyServer:
         tls: Tls | None = None,
         accept_after_s: float | None = 0,
         port: int = 0,
+        keep: bool = True,
     ) -> None:
         self._scripts = scripts
         self._on_connect = [Stall()] if tls == "stall" else on_connect
         self._accept_after_s = accept_after_s
         self._port = port
+        self._keep = keep
+        self._count = 0
         self._tls: Tls | None = tls
         self._authority = Authority() if tls else None
         self._tasks: set[asyncio.Task[object]] = set()
@@ -88,7 +70,7 @@ class FaultyServer:
         self._server: asyncio.Server
         self._backlog: FullBacklog | None = None
         self.requests: list[SeenRequest] = []
-        """Every request, in order of arrival."""
+        """Every request, in order of arrival; none with `keep=False`, for a server that is to run for long."""
         self.connections = 0
         """Connections accepted so far."""
         self.url = ""
@@ -185,9 +167,15 @@ class FaultyServer:
             await player.play([Status(400), Fin()])
             return
         while is_open:
-            request = await _read_request(reader, connection)
+            try:
+                request = await read_request(reader, connection)
+            except MalformedError:
+                await player.play([Status(400), Fin()])
+                return
             arrived = time()
-            self.requests.append(request)
+            self._count += 1
+            if self._keep:
+                self.requests.append(request)
             self._tell()
             try:
                 is_open = await player.play(self._script(request))
@@ -205,7 +193,7 @@ class FaultyServer:
         if callable(scripts):
             return scripts(request)
         if scripts and isinstance(scripts[0], list | tuple):
-            position = min(len(self.requests), len(scripts)) - 1
+            position = min(self._count, len(scripts)) - 1
             return cast("Sequence[Sequence[Op]]", scripts)[position]
         return cast("Sequence[Op]", scripts)
 
@@ -215,7 +203,7 @@ class _Wire(asyncio.StreamReaderProtocol):
 
     def __init__(self, serve: Callable[[_Wire, asyncio.StreamReader, asyncio.StreamWriter], Any]) -> None:
         self.gone = asyncio.Event()
-        reader = asyncio.StreamReader(limit=_HEAD_BYTES)
+        reader = asyncio.StreamReader(limit=HEAD_BYTES)
         super().__init__(reader, lambda reader, writer: serve(self, reader, writer))
 
     def eof_received(self) -> bool | None:
@@ -343,17 +331,6 @@ class _Player:
         # Closing a socket that lingers for zero seconds sends RST in place of FIN.
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
-
-
-async def _read_request(reader: asyncio.StreamReader, connection: int) -> SeenRequest:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    first, *lines = head.split("\r\n")[:-2]
-    method, path, _ = first.split(" ", 2)
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    if "transfer-encoding" in headers:
-        raise NotImplementedError("a FaultyServer reads requests with a Content-Length only")
-    body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return SeenRequest(method, path, headers, body, connection)
 
 
 def _slices(data: bytes, sizes: Iterator[int]) -> Iterator[bytes]:
