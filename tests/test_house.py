@@ -65,6 +65,7 @@ NEIGHBOURS = {
     ("client", "routes"),
     ("sync", "client"),
     ("cli", "__init__"),
+    ("cli", "testing"),  # the mock server alone
     ("__main__", "cli"),
 }
 
