@@ -460,6 +460,9 @@ class Response(Noun, frozen=True, kw_only=True):
     """US dollars, or `None` where no price is known."""
     parsed: Any = None
     """The answer decoded to the `output_type` of the call."""
+    skipped: int = 0
+    """Parts of the stream that could not be read and are missing here. Above zero only where a backend was told to go
+    on without them, as with `on_bad_event="skip"`."""
     body: bytes | None = None
     """The JSON body as received, for a call that was not streamed over HTTP."""
 

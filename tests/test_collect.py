@@ -14,6 +14,7 @@ from asyncllm import (
     LogprobsDelta,
     ReasoningDelta,
     RefusalDelta,
+    Skipped,
     Started,
     TextDelta,
     TokenLogprob,
@@ -56,6 +57,16 @@ def test_a_later_usage_report_replaces_field_by_field() -> None:
     )
 
     assert response.usage == Usage(input_tokens=3, output_tokens=5, cached_tokens=1)
+
+
+def test_parts_that_were_left_out_are_counted_and_open_no_choice() -> None:
+    collector = Collector()
+    collector.add([Started("m"), Skipped(0)])
+
+    assert not collector.has_content
+    collector.add([TextDelta("a"), Skipped(2), Finished("stop")])
+    assert collector.response().skipped == 2
+    assert collect([TextDelta("a"), Finished("stop")]).skipped == 0
 
 
 PARIS, ROME = '{"city":"Paris"}', '{"city":"Rome"}'
