@@ -140,6 +140,33 @@ def test_no_character_of_any_call_is_lost_when_pieces_of_calls_interleave(data: 
     assert {call.name: call.arguments for call in calls} == {f"f{n}": text for n, text in enumerate(texts)}
 
 
+wild_pieces = st.builds(
+    ToolCallDelta,
+    st.none() | st.integers(-1, 2),
+    st.none() | st.sampled_from(["", "a", "b"]),
+    st.none() | st.sampled_from(["", "f", "g"]),
+    st.text(max_size=6),
+    st.integers(0, 1),
+)
+
+
+@given(st.lists(wild_pieces, max_size=30))
+def test_pieces_of_calls_in_any_shape_lose_no_character(pieces: list[ToolCallDelta]) -> None:
+    reply = collect(pieces)
+
+    for choice in reply.choices:
+        sent = "".join(piece.arguments for piece in pieces if piece.index == choice.index)
+        assert sorted("".join(call.arguments for call in choice.message.tool_calls)) == sorted(sent)
+
+
+def test_an_argument_cut_inside_an_escape_is_joined_before_it_is_parsed() -> None:
+    text = '{"a": "\\\\u00e9\\\\n\\u2713"}'
+
+    for cut in range(len(text) + 1):
+        (call,) = collect([ToolCallDelta(0, "c", "f", text[:cut]), ToolCallDelta(0, None, "f", text[cut:])]).tool_calls
+        assert call.parse_arguments() == {"a": "\\u00e9\\n✓"}
+
+
 @given(st.lists(st.tuples(st.text(max_size=5), st.integers(0, 3)), max_size=40), st.randoms())
 def test_folding_in_batches_of_any_size_gives_the_same(pieces: list[tuple[str, int]], random: object) -> None:
     events: list[Event] = [TextDelta(text, index) for text, index in pieces]
