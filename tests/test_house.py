@@ -24,6 +24,7 @@ FLOOR = {
     "collect": 1,
     "dialect": 1,
     "estimate": 1,
+    "ndjson": 1,
     "rejection": 1,
     "sse": 1,
     "trail": 1,
@@ -59,6 +60,7 @@ NEIGHBOURS = {
     ("dialect", "backend"),
     ("estimate", "backend"),
     ("trail", "backend"),  # for type checkers alone
+    ("dialect", "ndjson"),
     ("dialect", "rejection"),
     ("dialect", "sse"),
     ("config", "backend"),
@@ -85,7 +87,7 @@ HOMES = {
 }
 """Where each third-party library (and the one parser of a file format) lives; msgspec is at home everywhere."""
 
-PLUGIN_DOORS = {"backend", "dialect", "errors", "events", "rejection", "sse", "types"}
+PLUGIN_DOORS = {"backend", "dialect", "errors", "events", "ndjson", "rejection", "sse", "types"}
 
 
 def sources(folder: Path) -> list[Path]:
@@ -163,7 +165,8 @@ def test_names_in_all_are_sorted_and_there(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["asyncllm", "asyncllm.backend", "asyncllm.dialect", "asyncllm.sse", "asyncllm.testing"]
+    "module",
+    ["asyncllm", "asyncllm.backend", "asyncllm.dialect", "asyncllm.ndjson", "asyncllm.sse", "asyncllm.testing"],
 )
 def test_every_public_name_exists_and_explains_itself(module: str) -> None:
     door = importlib.import_module(module)
