@@ -1,132 +1,91 @@
-"""HTTP for all backends of a client, over aiohttp, which nothing else here imports.
-
-One pool a client. What aiohttp would decide for a browser is switched off: no cookies, no netrc, no proxies from the
-environment, no redirects, no deadline over the whole reply, no limit of connections that makes a call wait unseen.
-
-An error is classified by where it arose, never by what aiohttp calls it: a malformed reply is aiohttp's
-`ClientResponseError` of status 400, and would pass for a refusal of the request.
-"""
+"""One call: sending it, following where it is sent on to, and reading its reply."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
+import io
+import zlib
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 import aiohttp
+from aiohttp import hdrs
+from yarl import URL
 
-from asyncllm.backend import HttpCall
+from asyncllm.backend import HttpCall, HttpReply
 from asyncllm.errors import (
     APIConnectionError,
     APIError,
+    BodyTooLargeError,
     ByteIdleTimeoutError,
-    ConfigError,
-    ConnectTimeoutError,
     ProtocolError,
     RedirectRefusedError,
-    StreamInterrupted,
 )
 from asyncllm.rejection import rejection
-from asyncllm.watchdog import Waiter, Watchdog
+from asyncllm.transport.connection import LostError
+from asyncllm.transport.failures import broken, host_of, not_answered, os_error
+from asyncllm.transport.inflate import CODINGS, Inflater
+from asyncllm.watchdog import Waiter
 
-__all__ = ["AiohttpTransport"]
+if TYPE_CHECKING:
+    from asyncllm.transport.pool import AiohttpTransport
+
+__all__ = ["Exchange"]
 
 _ERROR_BODY_BYTES = 64 * 2**10
 _ERROR_BODY_S = 5
 _DRAIN_BYTES = 64 * 2**10
 _DRAIN_S = 0.1
-# Shorter than the five seconds after which common servers drop an idle connection: a call sent into a connection that
-# is just being closed fails, and may or may not have been received.
-_KEEP_ALIVE_S = 4
-_HEADER_BYTES = 64 * 2**10
+_REDIRECTS = 3
+_WHOLE_BYTES = 2**20  # a larger body is sent in pieces, so that other calls get their turn in between
 
 
-class AiohttpTransport:
-    """A connection pool on the running event loop, opened by its first call."""
-
-    def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
-        self._closed = False
-        self._dog = Watchdog()
-        self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
-
-    def open(self, call: HttpCall, /) -> _Exchange:
-        """Send `call` and lend the reply for the length of the block; see `backend.Transport`."""
-        if self._session is None:
-            self._session = self._start()
-        timeout = self._timeouts.get(call.timeouts.connect_s)
-        if timeout is None:
-            # `connect` spans waiting for a slot, of which there is no lack, the name, TCP and TLS.
-            timeout = aiohttp.ClientTimeout(total=None, connect=call.timeouts.connect_s, sock_connect=None)
-            self._timeouts[call.timeouts.connect_s] = timeout
-        return _Exchange(self._session, call, timeout, self._dog)
-
-    async def aclose(self) -> None:
-        """Close every connection. Idempotent."""
-        self._closed = True
-        session, self._session = self._session, None
-        self._dog.close()
-        if session is not None:
-            await session.close()
-
-    def _start(self) -> aiohttp.ClientSession:
-        if self._closed:
-            raise APIConnectionError("the client is closed; make a new one", retryable=False)
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=10, keepalive_timeout=_KEEP_ALIVE_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            max_line_size=_HEADER_BYTES,
-            max_field_size=_HEADER_BYTES,
-            # Compression would hide a cut: aiohttp takes a gzip body that stops early for a whole one.
-            headers={"Accept-Encoding": "identity", "User-Agent": "asyncllm"},
-        )
-
-
-class _Exchange(Waiter):
+class Exchange(Waiter):
     """One call under way: the context manager that `open` gives, and the reply that entering it lends."""
 
-    __slots__ = ("_call", "_closing", "_idle_s", "_now", "_response", "_session", "_timeout", "headers", "status")
+    __slots__ = (
+        "_call", "_content", "_idle_s", "_loop", "_received", "_response", "_timeout", "_transport", "headers", "status"
+    )  # fmt: skip
 
     status: int
     headers: Mapping[str, str]
 
     def __init__(
-        self, session: aiohttp.ClientSession, call: HttpCall, timeout: aiohttp.ClientTimeout, dog: Watchdog
+        self,
+        transport: AiohttpTransport,
+        call: HttpCall,
+        timeout: aiohttp.ClientTimeout,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        super().__init__(dog)
-        self._session = session
-        self._idle_s = call.timeouts.byte_idle_s
-        self._now = asyncio.get_running_loop().time
-        self._closing: asyncio.Future[None] | None = None
+        super().__init__(transport.dog)
+        self._transport = transport
         self._call = call
         self._timeout = timeout
+        self._loop = loop
+        self._idle_s = call.timeouts.byte_idle_s
+        self._received = 0
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self) -> HttpReply:
         call = self._call
-        try:
-            response = await self._session.request(
-                call.method,
-                call.url,
-                data=call.body or None,
-                headers=call.headers,
-                timeout=self._timeout,
-                allow_redirects=False,
-            )
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise _not_answered(error, call) from error
+        response = await self._send(call.url)
+        if response.status in (307, 308):
+            response = await self._follow(response)
         self._response = response
-        self.status = response.status
+        self._content = response.content
+        self.status = status = response.status
         self.headers = response.headers
-        if response.status != 200 and (response.status >= 300 or call.stream):
-            try:
-                raise await self._refused()
-            finally:
-                response.close()
-        return self
+        coding = response.headers.get(hdrs.CONTENT_ENCODING)
+        if status == 200 or (200 <= status < 300 and not call.stream):
+            if not coding or coding == "identity":
+                return self
+            coding = coding.strip().lower()
+            if coding in CODINGS:
+                return _Inflated(self, Inflater(coding), self._transport.max_body_bytes)
+        try:
+            raise await self._refused(coding)
+        finally:
+            response.close()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -134,50 +93,48 @@ class _Exchange(Waiter):
         # Synchronous, so no cancellation can interrupt it. A body read to its end has already handed its connection
         # back to the pool; any other is cut, which is what tells the server to stop.
         self.leave()
-        if self._closing is not None:
-            self._closing.remove_done_callback(self._lose)
         self._response.close()
 
     async def receive(self) -> bytes:
         """The next piece of the body, as the network brings it; empty at its end."""
-        content = self._response.content
+        content = self._content
+        if self._idle_s is not None:
+            self._received = content.total_bytes
+            self.wait(self._loop.time() + self._idle_s)
         try:
-            if self._closing is None and not content.is_eof():
-                self._watch_connection()
-            if self._idle_s is not None:
-                self.wait(self._now() + self._idle_s)
-            data = await content.readany()
+            return await content.readany()
         except APIError:
             raise
         except (aiohttp.ClientError, OSError) as error:
-            raise self._broken(error) from error
+            failure = self.broken(error)
         finally:
             self._waiting = False
-        return data
+        raise failure
 
     def expire(self) -> None:
         """No byte has come for too long: the reader gets the error in their place."""
-        self._response.content.set_exception(
-            ByteIdleTimeoutError(
-                f"no byte arrived for byte_idle_s={self._idle_s} seconds in the middle of a reply",
-                elapsed_s=self._idle_s,
-                maybe_billed=True,
+        if self._content.total_bytes == self._received:
+            self._content.set_exception(
+                ByteIdleTimeoutError(
+                    f"no byte arrived for byte_idle_s={self._idle_s} seconds in the middle of a reply",
+                    elapsed_s=self._idle_s,
+                    maybe_billed=True,
+                )
             )
-        )
 
     async def read(self) -> bytes:
         """The whole body."""
-        content = self._response.content
+        content = self._content
+        limit = self._transport.max_body_bytes
         if content.is_eof() and content.exception() is None:
-            return content.read_nowait()  # head and body came in one read, as those of a plain reply mostly do
-        pieces: list[bytes] = []
-        while data := await self.receive():
-            pieces.append(data)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            data = content.read_nowait()  # head and body came in one read, as those of a plain reply mostly do
+            _check_size(len(data), limit)
+            return data
+        return await _read_whole(self, limit)
 
     async def drain(self) -> None:
         """Read a little past the part of the body that mattered, so that the connection can serve again."""
-        content = self._response.content
+        content = self._content
         if content.at_eof():
             return
         size = 0
@@ -188,86 +145,164 @@ class _Exchange(Waiter):
         except (aiohttp.ClientError, OSError, TimeoutError):
             return  # the answer is complete; all this costs is a new connection for the next call
 
-    def _watch_connection(self) -> None:
-        """Have the reader told when the connection goes: after a chunk that it cannot parse aiohttp forgets to."""
-        connection = self._response.connection
-        protocol = None if connection is None else connection.protocol
-        self._closing = None if protocol is None else protocol.closed  # a protocol without messages is falsy
-        if self._closing is None:
-            self._lose(None)
-            return
-        self._closing.add_done_callback(_look)
-        self._closing.add_done_callback(self._lose)
+    def broken(self, error: Exception) -> APIError:
+        """The error for a reply that broke off."""
+        if self._transport.is_closed:
+            return APIConnectionError("the client was closed during the call", retryable=False, maybe_billed=True)
+        return broken(error, self._call)
 
-    def _lose(self, _: object) -> None:
-        content = self._response.content
-        if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("the connection was lost in the middle of the body"))
+    async def _send(self, url: str | URL) -> aiohttp.ClientResponse:
+        """The head of the reply to one request.
 
-    async def _refused(self) -> APIError:
-        """What a reply without a good status means."""
+        A call that a used connection loses is sent once more, at once: see `connection`.
+        """
+        call, transport = self._call, self._transport
+        error: Exception | None = None
+        for is_single in (False, True):
+            session = transport.sessions.get(is_single) or await transport.start(is_single=is_single)
+            try:
+                return await session.request(
+                    call.method,
+                    url,
+                    data=call.body if len(call.body) <= _WHOLE_BYTES else io.BytesIO(call.body),
+                    headers=call.headers,
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                )
+            except LostError as lost:
+                error = lost
+                if not lost.is_stale:
+                    break
+            except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as failed:
+                error = failed  # a RuntimeError: the session has ended, with its event loop
+                break
+        assert error is not None  # the loop ends by a reply or by an error
+        raise not_answered(error, call) from os_error(error)
+
+    async def _follow(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+        """The reply at the end of the redirects that `response` is the first of; all are of the same origin."""
+        for _ in range(_REDIRECTS):
+            target = _target(response)
+            if target is None or not _is_same_origin(response.url, target):
+                return response
+            response.close()
+            response = await self._send(target)
+            if response.status not in (307, 308):
+                return response
+        response.close()
+        raise RedirectRefusedError(
+            f"{host_of(self._call.url)} redirects more than {_REDIRECTS} times in a row", status=response.status
+        )
+
+    async def _refused(self, coding: str | None) -> APIError:
+        """What a reply without a good status, or in an unknown coding, means."""
         response, status = self._response, self.status
-        if 300 <= status < 400:
-            target = response.headers.get("location", "")
+        if status < 200:
+            return ProtocolError("the server switches to another protocol, which nobody asked for", status=status)
+        if status < 300:
+            if self._call.stream and status != 200:
+                return ProtocolError(f"a stream was asked for and status {status} has none", status=status)
+            return ProtocolError(
+                f"the body is encoded as {coding!r:.40}, which was not asked for", status=status, maybe_billed=True
+            )
+        if status < 400:
+            target = _target(response)
+            host = host_of(str(target)) if target is not None else "an address that is none"
             return RedirectRefusedError(
-                f"the server redirects to {_host(target)}; a redirect is not followed, because the key and the prompt "
-                "would go with it: put the final address into base_url",
+                f"the server redirects to {host}; the redirect is not followed, because the key and the prompt would "
+                "go with it: put the final address into base_url",
                 status=status,
             )
-        if status < 300:
-            return ProtocolError(f"a stream was asked for and status {status} has none", status=status)
         body = b""
         try:
             async with asyncio.timeout(_ERROR_BODY_S):
-                while len(body) < _ERROR_BODY_BYTES and (data := await response.content.readany()):
+                while len(body) < _ERROR_BODY_BYTES and (data := await self._content.readany()):
                     body += data
         except (aiohttp.ClientError, OSError, TimeoutError):
             pass  # the status alone is enough
+        if coding:
+            body = _inflated_start(body, coding.strip().lower())
         return rejection(
             status, response.headers, body[:_ERROR_BODY_BYTES], sent=self._call.body, secrets=self._call.secrets
         )
 
-    def _broken(self, error: Exception) -> APIError:
-        if isinstance(error, aiohttp.ClientPayloadError):
-            reason = "the body ended early or broke its framing"
-        else:
-            reason = f"the connection was lost ({type(error).__name__})"
-        kind = StreamInterrupted if self._call.stream else APIConnectionError
-        return kind(f"while reading the reply: {reason}", maybe_billed=True)
+
+class _Inflated:
+    """The reply of an exchange whose body comes compressed."""
+
+    def __init__(self, exchange: Exchange, inflater: Inflater, limit: int | None) -> None:
+        self.status = exchange.status
+        self.headers = exchange.headers
+        self._exchange = exchange
+        self._inflater = inflater
+        self._limit = limit
+
+    async def receive(self) -> bytes:
+        """The next piece of the body, inflated; empty at its end, if that is the end of the compressed stream too."""
+        while True:
+            try:
+                if data := self._inflater.take():
+                    return data
+            except zlib.error as error:
+                raise ProtocolError("the compressed body is corrupt", maybe_billed=True) from error
+            packed = await self._exchange.receive()
+            if packed:
+                self._inflater.feed(packed)
+            elif self._inflater.is_complete:
+                return b""
+            else:
+                raise self._exchange.broken(aiohttp.ClientPayloadError())
+
+    async def read(self) -> bytes:
+        """The whole body, inflated."""
+        return await _read_whole(self, self._limit)
+
+    async def drain(self) -> None:
+        """As `Exchange.drain`."""
+        await self._exchange.drain()
 
 
-def _look(closing: asyncio.Future[None]) -> None:
-    """Take note of how a connection ended, or asyncio reports the error as one that nobody saw."""
-    closing.exception()
+async def _read_whole(reply: HttpReply, limit: int | None) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while data := await reply.receive():
+        size += len(data)
+        _check_size(size, limit)
+        pieces.append(data)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _not_answered(error: Exception, call: HttpCall) -> Exception:
-    """The error for a call that failed before the headers of a reply, by where it failed."""
-    host = _host(call.url)
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return ConnectTimeoutError(
-            f"no connection to {host} within connect_s={call.timeouts.connect_s}", elapsed_s=call.timeouts.connect_s
+def _check_size(size: int, limit: int | None) -> None:
+    if limit is not None and size > limit:
+        raise BodyTooLargeError(
+            f"the body of the reply is larger than max_body_bytes={limit}; raise the limit of AiohttpTransport if "
+            "the server is right to send it",
+            maybe_billed=True,
         )
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return APIConnectionError(f"the certificate of {host} is not valid for it or not trusted", retryable=False)
-    if isinstance(error, aiohttp.ClientConnectorSSLError | ssl.SSLError):
-        return APIConnectionError(f"{host} does not speak TLS as expected", retryable=False)
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return APIConnectionError(f"the name {host} cannot be resolved: check base_url and the network")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return APIConnectionError(f"cannot connect to {host}: {error.strerror or type(error.os_error).__name__}")
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return APIConnectionError(f"{host} closed the connection before it answered", maybe_billed=True)
-    if isinstance(error, aiohttp.ClientResponseError):
-        return ProtocolError(f"{host} answered with something that is not HTTP", maybe_billed=True)
-    if isinstance(error, aiohttp.InvalidURL | ValueError):
-        return ConfigError(
-            "the address or a header is not valid for HTTP: check base_url and the key", field="base_url"
-        )
-    return APIConnectionError(f"the connection to {host} failed ({type(error).__name__})", maybe_billed=True)
 
 
-def _host(url: str) -> str:
-    """Host and port of an address: all of it that an error may show, since a path or query can hold a key."""
-    rest = url.partition("://")[2]
-    return (rest.split("/", 1)[0].split("?", 1)[0].rsplit("@", 1)[-1] or "another path of the same host")[:100]
+def _target(response: aiohttp.ClientResponse) -> URL | None:
+    """Where a redirect leads to, if it says so."""
+    try:
+        return response.url.join(URL(response.headers[hdrs.LOCATION]))
+    except (KeyError, ValueError):
+        return None
+
+
+def _is_same_origin(here: URL, there: URL) -> bool:
+    try:
+        return here.origin() == there.origin() and there.raw_user is None and there.raw_password is None
+    except ValueError:  # no host, or none of the web
+        return False
+
+
+def _inflated_start(body: bytes, coding: str) -> bytes:
+    """As much of a compressed error body as can be read, at least its start."""
+    if coding not in CODINGS:
+        return body
+    inflater = Inflater(coding)
+    inflater.feed(body)
+    try:
+        return inflater.take()
+    except zlib.error:
+        return b""
