@@ -41,6 +41,7 @@ _DRAIN_S = 0.1
 # is just being closed fails, and may or may not have been received.
 _KEEP_ALIVE_S = 4
 _HEADER_BYTES = 64 * 2**10
+_UNASKED = 10  # connections in a row, after which a server that speaks unasked is given up
 
 
 class AiohttpTransport:
@@ -75,7 +76,7 @@ class AiohttpTransport:
         if self._closed:
             raise APIConnectionError("the client is closed; make a new one", retryable=False)
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=10, keepalive_timeout=_KEEP_ALIVE_S),
+            connector=_Connector(limit=0, ttl_dns_cache=10, keepalive_timeout=_KEEP_ALIVE_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
@@ -84,6 +85,23 @@ class AiohttpTransport:
             # Compression would hide a cut: aiohttp takes a gzip body that stops early for a whole one.
             headers={"Accept-Encoding": "identity", "User-Agent": "asyncllm"},
         )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A pool that never reuses a connection on which something came while nobody had asked.
+
+    aiohttp keeps such bytes, and gives them to the next call as its reply.
+    """
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[aiohttp.tracing.Trace], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        for _ in range(_UNASKED):
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
+        raise aiohttp.ClientConnectionError("the server sends replies that nobody asked for")
 
 
 class _Exchange(Waiter):
