@@ -94,8 +94,12 @@ class _Connector(aiohttp.TCPConnector):
     """
 
     async def connect(
-        self, req: aiohttp.ClientRequest, traces: list[aiohttp.tracing.Trace], timeout: aiohttp.ClientTimeout
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[aiohttp.tracing.Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's signature
     ) -> aiohttp.connector.Connection:
+        """A connection from the pool, or a new one."""
         for _ in range(_UNASKED):
             connection = await super().connect(req, traces, timeout)
             if connection.protocol is None or not connection.protocol.should_close:
