@@ -19,19 +19,18 @@ _SETTLE_S = 5.0
 
 def in_use(client: Client) -> int:
     """Connections of the client's pool that a call holds."""
-    session = _session(client)
-    return len(session.connector._acquired) if session else 0
+    return sum(len(connector._acquired) for connector in _connectors(client))
 
 
 def idle(client: Client) -> int:
     """Connections of the client's pool that wait for the next call."""
-    session = _session(client)
-    return sum(len(waiting) for waiting in session.connector._conns.values()) if session else 0
+    return sum(len(waiting) for connector in _connectors(client) for waiting in connector._conns.values())
 
 
-def _session(client: Client) -> Any:
+def _connectors(client: Client) -> list[Any]:
     transport = client._routes._transport
-    return transport._session if isinstance(transport, AiohttpTransport) else None
+    sessions = transport.sessions.values() if isinstance(transport, AiohttpTransport) else ()
+    return [session.connector for session in sessions if session.connector]
 
 
 def tasks() -> set[asyncio.Task[Any]]:

@@ -60,11 +60,12 @@ NEIGHBOURS = {
 }
 
 HOMES = {
-    "aiohttp": {"asyncllm/transport.py"},
+    "aiohttp": {"asyncllm/transport"},
     "anyio": {"asyncllm/client.py", "asyncllm/sync.py", "asyncllm/testing", "backends/asyncllm_llamacpp"},
     "pytest": {"asyncllm/testing"},
     "tomllib": {"asyncllm/config.py"},
     "xllamacpp": {"backends/asyncllm_llamacpp"},
+    "yarl": {"asyncllm/transport"},  # aiohttp's own type for addresses
 }
 """Where each third-party library (and the one parser of a file format) lives; msgspec is at home everywhere."""
 
