@@ -58,7 +58,7 @@ class BackendSettings(Noun, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limits: Limits | None = None
     """What may be asked of it, over the client's own limits."""
 
-    _private = frozenset({"api_key", "options"})
+    _private = frozenset({"base_url", "api_key", "options"})
 
     def config(self, backend: str, env: Mapping[str, str], where: str) -> Config:
         """The settings as a backend takes them. Raises `ConfigError` where the named variable is not set."""

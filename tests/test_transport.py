@@ -937,3 +937,15 @@ async def test_cancelling_twenty_calls_a_hundred_times_leaks_nothing(transport: 
         connector = transport.sessions[False].connector
         assert connector is not None
         assert not connector._acquired
+
+
+async def test_a_reply_that_nobody_asked_for_is_never_the_reply_to_the_next_call(transport: AiohttpTransport) -> None:
+    late: list[Op] = [Status(200, {}, b"mine"), Pause(0.02), Status(200, {}, b"of somebody else"), Stall()]
+    async with FaultyServer(lambda seen: late) as server:
+        assert await read(transport, server.url) == b"mine"
+        await asyncio.sleep(0.1)
+        assert await read(transport, server.url) == b"mine"
+        await asyncio.sleep(0.1)
+        assert await read(transport, server.url) == b"mine"
+
+    assert server.connections == 3

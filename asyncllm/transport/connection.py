@@ -4,6 +4,7 @@
   then most likely closed an idle connection at the moment of sending, and the call may be sent again.
 - That the connection went while somebody waits for a body: after a chunk that it cannot parse, and when the pool is
   closed, aiohttp leaves the reader waiting for ever.
+- That something came while no call was under way, which aiohttp gives to the next call as its reply.
 - That a process has forked. A child shares the sockets of its parent, and merely collecting a connection as garbage
   there would unregister it from the event loop of the parent, or end its TLS session.
 """
@@ -56,6 +57,11 @@ class Connection(ResponseHandler):
         """The connection stands."""
         super().connection_made(transport)
         _open.add(self)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no call has used it yet."""
+        return self._calls == 0
 
     def begin(self) -> None:
         """The next call begins."""
@@ -119,10 +125,16 @@ class Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # its own
     ) -> aiohttp.connector.Connection:
         """A connection for one call, from the pool or new."""
-        connection = await super().connect(req, traces, timeout)
-        if isinstance(connection.protocol, Connection):
-            connection.protocol.begin()
-        return connection
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if not isinstance(protocol, Connection):
+                return connection
+            if protocol.is_new or not protocol.should_close:
+                protocol.begin()
+                return connection
+            # Something came on it while nobody had asked: aiohttp keeps it as the reply to the next call.
+            connection.close()
 
 
 def _tell(payload: aiohttp.StreamReader | None) -> None:
