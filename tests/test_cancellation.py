@@ -12,10 +12,10 @@ import pytest
 import asyncllm
 from asyncllm import Client, Retry, TextDelta
 from asyncllm.testing import (
-    FakeTransport,
     FaultyServer,
     Op,
     ScriptedBackend,
+    ScriptedTransport,
     SeenRequest,
     Sse,
     Status,
@@ -130,7 +130,7 @@ async def test_a_call_cancelled_at_any_step_passes_it_on_and_leaves_nothing(
             ) as client:
                 struck = await interrupted[way](call(client), step, late=late)
                 await settle(client, before)
-                assert not client._routes.dog._looks, "a deadline is still watched"
+                assert not client._dog._looks, "a deadline is still watched"
                 await server_has_let_go(server, client)
                 if call is not closing:
                     await chat(client)
@@ -159,7 +159,7 @@ class Slow(ScriptedBackend):
 @pytest.mark.parametrize("way", ["task", "scope"])
 async def test_closing_that_is_cancelled_closes_all_the_same(way: str, late: bool) -> None:
     for step in range(1, STEPS):
-        backend, transport = Slow([[]]), FakeTransport()
+        backend, transport = Slow([[]]), ScriptedTransport()
         client = Client(backend=backend, transport=transport)
 
         struck = await interrupted[way](client.aclose(), step, late=late)

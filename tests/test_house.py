@@ -27,6 +27,7 @@ FLOOR = {
     "ndjson": 1,
     "rejection": 1,
     "sse": 1,
+    "support": 1,
     "trail": 1,
     "watchdog": 1,
     "budgets": 2,
@@ -55,6 +56,7 @@ NEIGHBOURS = {
     ("types", "errors"),
     ("events", "types"),
     ("backend", "events"),
+    ("backend", "support"),  # which is part of this door
     ("sse", "errors"),
     ("collect", "events"),
     ("dialect", "backend"),
