@@ -28,7 +28,8 @@ from sse_reference import reference, reference_data
 
 def runs(quick: int, long: int) -> pytest.MarkDecorator:
     """How many cases a test goes through, in the short run and in the long one."""
-    return pytest.mark.parametrize("count", [quick, pytest.param(long, marks=pytest.mark.slow)])
+    slowly = (pytest.mark.slow, pytest.mark.timeout(900))
+    return pytest.mark.parametrize("count", [quick, pytest.param(long, marks=slowly)])
 
 
 def cases(count: int) -> Iterator[tuple[str, random.Random]]:
