@@ -25,9 +25,11 @@ def ndjson(*documents: object, ending: str = "\n") -> bytes:
     return b"".join(_text(document) + ending.encode() for document in documents)
 
 
-def read_stream(data: bytes, *cuts: int, **options: bool) -> list[Event]:
+def read_stream(
+    data: bytes, *cuts: int, lines: bool = False, cumulative: bool = False, skip_bad: bool = False
+) -> list[Event]:
     """Events of a stream that arrives cut at the given places."""
-    stream = ReplyStream(**options)
+    stream = ReplyStream(lines=lines, cumulative=cumulative, skip_bad=skip_bad)
     events: list[Event] = []
     edges = [0, *sorted(cuts), len(data)]
     for start, end in pairwise(edges):
@@ -38,7 +40,7 @@ def read_stream(data: bytes, *cuts: int, **options: bool) -> list[Event]:
 
 
 def _text(document: object) -> bytes:
-    return (document if isinstance(document, str) else json.dumps(document)).encode()
+    return (document if isinstance(document, str) else json.dumps(document)).encode("utf-8", "replace")
 
 
 HELLO_CHUNKS = (

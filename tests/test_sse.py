@@ -1,7 +1,7 @@
 """The decoder against the conformance table, against a naive reference, and against its limits.
 
 Nothing is expected of the decoder here that its own output taught us: events are written out by hand in
-`sse_cases`, or come from `reference`, which reads the whole input at once and shares no code with it.
+`sse_cases`, or come from `sse_reference`, which reads the whole input at once and shares no code with it.
 """
 
 import re
@@ -9,7 +9,6 @@ import tracemalloc
 from collections.abc import Iterable, Iterator
 from itertools import combinations_with_replacement, cycle
 from time import process_time
-from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from asyncllm.errors import APIError, EventTooLargeError
 from asyncllm.sse import ServerSentEvent, SSEDecoder
 from sse_cases import BOM, CASES, Case, message, spellings
+from sse_reference import Reading, reference, reference_data
 
 KIB = 2**10
 MIB = 2**20
@@ -26,63 +26,6 @@ ENDS_A_LINE = frozenset(b"\r\n")
 
 every_row = pytest.mark.parametrize("case", [pytest.param(case, id=row) for row, case in spellings()])
 fuzz = settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-class Reading(NamedTuple):
-    """What a decoder has made of its input so far."""
-
-    events: list[tuple[str, str, str]]
-    last_event_id: str
-    retry_ms: int | None
-
-
-def reference(data: bytes) -> Reading:
-    """Decode a whole stream, deliberately naively.
-
-    Kept to the letter of WHATWG HTML 9.2.6 but for one thing: `retry` keeps the first nine digits only.
-    """
-    s = data.decode("utf-8", "replace").removeprefix("\ufeff")
-    lines: list[str] = []
-    i = start = 0
-    while i < len(s):  # only CR, LF, CRLF end a line; an unterminated tail is dropped
-        if s[i] in "\r\n":
-            lines.append(s[start:i])
-            i += 2 if s[i : i + 2] == "\r\n" else 1
-            start = i
-        else:
-            i += 1
-
-    out: list[tuple[str, str, str]] = []
-    typ, data_, idbuf, last_id = "", "", "", ""
-    retry: int | None = None
-    for ln in lines:
-        if ln == "":
-            # The buffer becomes the last event id only here: an id in a block that never ends is forgotten.
-            last_id = idbuf
-            if data_:
-                out.append((typ or "message", data_[:-1], idbuf))
-            typ = data_ = ""
-            continue
-        if ln[0] == ":":
-            continue
-        f, c, v = ln.partition(":")
-        if c and v.startswith(" "):
-            v = v[1:]
-        if f == "event":
-            typ = v
-        elif f == "data":
-            data_ += v + "\n"
-        elif f == "id" and "\0" not in v:
-            idbuf = v
-        elif f == "retry" and v and all("0" <= ch <= "9" for ch in v):
-            retry = int(v[:9])
-    return Reading(out, last_id, retry)
-
-
-def reference_data(data: bytes) -> list[bytes]:
-    """The bytes each event carries, by way of a text with one character for every byte."""
-    one_to_one = data.removeprefix(BOM).decode("latin-1").encode("utf-8")
-    return [text.encode("latin-1") for _, text, _ in reference(one_to_one).events]
 
 
 def read(decoder: SSEDecoder, events: Iterable[ServerSentEvent]) -> Reading:

@@ -2,7 +2,7 @@
 
 Source: https://platform.openai.com/docs/api-reference (chat, completions, embeddings, models), with what compatible
 servers are seen to do differently. `requests` writes what is sent, `replies` reads a whole reply, `streams` reads a
-reply as it comes.
+reply as it comes. `lenient` and `mending` put up with what servers get wrong in either.
 """
 
 from asyncllm.dialect.replies import read_embeddings, read_models, read_reply
