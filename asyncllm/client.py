@@ -213,8 +213,16 @@ class Client:
             return
         self._bind()
         self._closed = True
-        with anyio.move_on_after(_CLOSE_S, shield=True):
-            await self._routes.aclose()
+        # In a task of its own, which a cancellation of this one does not reach: it is handed on when all is closed.
+        closing = asyncio.create_task(self._routes.aclose())
+        try:
+            with anyio.move_on_after(_CLOSE_S, shield=True):
+                await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait([closing], timeout=_CLOSE_S)
+            raise
+        finally:
+            closing.cancel()
 
     async def __aenter__(self) -> Self:
         self._bind()
@@ -280,7 +288,13 @@ class Client:
 
     def _bind(self) -> None:
         """Tie the client to the running loop, or refuse: its connections live on one loop and no other."""
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise WrongLoopError(
+                "no event loop runs here: use a client inside asyncio.run, or share asyncllm.sync.Client; a process "
+                "that was forked inside a loop makes a loop and a client of its own"
+            ) from None
         if loop is self._loop and not self._closed:
             return
         if self._closed:
