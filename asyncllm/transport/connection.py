@@ -2,8 +2,8 @@
 
 - Whether a call failed on a connection that an earlier call had used, before any byte of a reply came. The server has
   then most likely closed an idle connection at the moment of sending, and the call may be sent again.
-- That the connection went while somebody waits for a body: after a chunk that it cannot parse, and when the pool is
-  closed, aiohttp leaves the reader waiting for ever.
+- That the connection went while somebody reads a body: after a chunk that it cannot parse aiohttp leaves the reader
+  waiting for ever, and a reset it takes for the end of a body without a length.
 - That a process has forked. A child shares the sockets of its parent, and merely collecting a connection as garbage
   there would unregister it from the event loop of the parent, or end its TLS session.
 """
@@ -77,16 +77,18 @@ class Connection(ResponseHandler):
         """The connection is gone, for whatever reason."""
         _open.discard(self)
         payload = self._payload
-        super().connection_lost(exc)
-        _tell(payload)
+        if exc is None:
+            super().connection_lost(exc)  # an orderly end, which is that of a body without a length
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(aiohttp.ClientPayloadError("the connection was lost in the middle of the body"))
+        if exc is not None:
+            super().connection_lost(exc)
 
     def close(self) -> None:
         """Cut the connection now: bytes not yet sent, or a TLS peer that says no goodbye, would keep it open."""
-        payload = self._payload
         if self.transport is not None:
             self.transport.abort()
         super().close()
-        _tell(payload)
 
     @property
     def should_close(self) -> bool:
@@ -123,12 +125,6 @@ class Connector(aiohttp.TCPConnector):
         if isinstance(connection.protocol, Connection):
             connection.protocol.begin()
         return connection
-
-
-def _tell(payload: aiohttp.StreamReader | None) -> None:
-    """Tell whoever waits for the rest of a body that it will not come."""
-    if payload is not None and not payload.is_eof() and payload.exception() is None:
-        payload.set_exception(aiohttp.ClientPayloadError("the connection was lost in the middle of the body"))
 
 
 def _let_go() -> None:
