@@ -213,16 +213,8 @@ class Client:
             return
         self._bind()
         self._closed = True
-        # In a task of its own, which a cancellation of this one does not reach: it is handed on when all is closed.
-        closing = asyncio.create_task(self._routes.aclose())
-        try:
-            with anyio.move_on_after(_CLOSE_S, shield=True):
-                await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await asyncio.wait([closing], timeout=_CLOSE_S)
-            raise
-        finally:
-            closing.cancel()
+        with anyio.move_on_after(_CLOSE_S, shield=True):
+            await self._routes.aclose()
 
     async def __aenter__(self) -> Self:
         self._bind()

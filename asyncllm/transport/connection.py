@@ -2,8 +2,8 @@
 
 - Whether a call failed on a connection that an earlier call had used, before any byte of a reply came. The server has
   then most likely closed an idle connection at the moment of sending, and the call may be sent again.
-- That the connection went while somebody reads a body: after a chunk that it cannot parse aiohttp leaves the reader
-  waiting for ever, and a reset it takes for the end of a body without a length.
+- That the connection went while somebody waits for a body: after a chunk that it cannot parse, and when the pool is
+  closed, aiohttp leaves the reader waiting for ever.
 - That a process has forked. A child shares the sockets of its parent, and merely collecting a connection as garbage
   there would unregister it from the event loop of the parent, or end its TLS session.
 """
@@ -78,7 +78,8 @@ class Connection(ResponseHandler):
         _open.discard(self)
         payload = self._payload
         if exc is None:
-            super().connection_lost(exc)  # an orderly end, which is that of a body without a length
+            super().connection_lost(exc)  # an orderly end, which aiohttp alone can tell from a cut
+        # Of a reset it would make the end of a body that has no length.
         if payload is not None and not payload.is_eof() and payload.exception() is None:
             payload.set_exception(aiohttp.ClientPayloadError("the connection was lost in the middle of the body"))
         if exc is not None:
