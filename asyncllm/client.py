@@ -296,7 +296,13 @@ class Client:
 
     def _bind(self) -> None:
         """Tie the client to the running loop, or refuse: its connections live on one loop and no other."""
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise WrongLoopError(
+                "no event loop runs here: use a client inside asyncio.run, or share asyncllm.sync.Client; a process "
+                "that was forked inside a loop makes a loop and a client of its own"
+            ) from None
         if loop is self._loop and not self._closed:
             return
         if self._closed:

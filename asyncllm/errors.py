@@ -90,6 +90,8 @@ class AsyncLLMError(Exception):
 
     retryable: bool = False
     """Whether sending the identical call again may succeed."""
+    maybe_billed: bool = False
+    """Whether the request may have reached the model, so that it may be charged."""
 
     def __init__(
         self,
@@ -107,7 +109,7 @@ class AsyncLLMError(Exception):
         elapsed_s: float | None = None,
         events: int | None = None,
         attempts: Sequence[AsyncLLMError] = (),
-        maybe_billed: bool = False,
+        maybe_billed: bool | None = None,
         partial: Response | None = None,
         body: bytes | None = None,
     ) -> None:
@@ -138,8 +140,7 @@ class AsyncLLMError(Exception):
         """Events received before the error."""
         self.attempts = tuple(attempts)
         """Errors of all attempts, oldest first, where more than one was made."""
-        self.maybe_billed = maybe_billed
-        """Whether the request may have reached the model, so that it may be charged."""
+        self.maybe_billed = type(self).maybe_billed if maybe_billed is None else maybe_billed
         self.partial = partial
         """What had arrived before the error, folded as far as it goes."""
         self.body = body
@@ -263,6 +264,8 @@ class StreamInterrupted(APIError):  # noqa: N818  # it says what happened; the n
 
 class ResponseValidationError(APIError):
     """A reply arrived whole but does not decode to what was asked for."""
+
+    maybe_billed = True
 
 
 class BodyTooLargeError(ResponseValidationError):

@@ -83,16 +83,19 @@ class Connection(ResponseHandler):
         """The connection is gone, for whatever reason."""
         _open.discard(self)
         payload = self._payload
-        super().connection_lost(exc)
-        _tell(payload)
+        if exc is None:
+            super().connection_lost(exc)  # an orderly end, which aiohttp alone can tell from a cut
+        # Of a reset it would make the end of a body that has no length.
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(aiohttp.ClientPayloadError("the connection was lost in the middle of the body"))
+        if exc is not None:
+            super().connection_lost(exc)
 
     def close(self) -> None:
         """Cut the connection now: bytes not yet sent, or a TLS peer that says no goodbye, would keep it open."""
-        payload = self._payload
         if self.transport is not None:
             self.transport.abort()
         super().close()
-        _tell(payload)
 
     @property
     def should_close(self) -> bool:
@@ -135,12 +138,6 @@ class Connector(aiohttp.TCPConnector):
                 return connection
             # Something came on it while nobody had asked: aiohttp keeps it as the reply to the next call.
             connection.close()
-
-
-def _tell(payload: aiohttp.StreamReader | None) -> None:
-    """Tell whoever waits for the rest of a body that it will not come."""
-    if payload is not None and not payload.is_eof() and payload.exception() is None:
-        payload.set_exception(aiohttp.ClientPayloadError("the connection was lost in the middle of the body"))
 
 
 def _let_go() -> None:

@@ -75,23 +75,33 @@ class Exchange(Waiter):
         self._content = response.content
         self.status = status = response.status
         self.headers = response.headers
-        coding = response.headers.get(hdrs.CONTENT_ENCODING)
-        if status == 200 or (200 <= status < 300 and not call.stream):
-            if not coding or coding == "identity":
-                return self
-            coding = coding.strip().lower()
-            if coding in CODINGS:
-                return _Inflated(self, Inflater(coding), self._transport.max_body_bytes)
-        try:
-            raise await self._refused(coding)
-        finally:
-            response.close()
+        coding = response.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
+        is_good = status == 200 or (200 <= status < 300 and not call.stream)
+        reply: HttpReply
+        if is_good and coding == "identity":
+            reply = self
+        elif is_good and coding in CODINGS:
+            reply = _Inflated(self, Inflater(coding), self._transport.max_body_bytes)
+        else:
+            try:
+                raise await self._refused(coding)
+            finally:
+                response.close()
+        self._transport.exchanges.add(self)
+        return reply
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Synchronous, so no cancellation can interrupt it. A body read to its end has already handed its connection
-        # back to the pool; any other is cut, which is what tells the server to stop.
+        self._transport.exchanges.discard(self)
+        self.cut()
+
+    def cut(self) -> None:
+        """End the call: synchronous, so no cancellation can interrupt it.
+
+        A body read to its end has already handed its connection back to the pool; any other connection is cut, which
+        is what tells the server to stop.
+        """
         self.leave()
         self._response.close()
 
@@ -194,7 +204,7 @@ class Exchange(Waiter):
             f"{host_of(self._call.url)} redirects more than {_REDIRECTS} times in a row", status=response.status
         )
 
-    async def _refused(self, coding: str | None) -> APIError:
+    async def _refused(self, coding: str) -> APIError:
         """What a reply without a good status, or in an unknown coding, means."""
         response, status = self._response, self.status
         if status < 200:
@@ -220,8 +230,8 @@ class Exchange(Waiter):
                     body += data
         except (aiohttp.ClientError, OSError, TimeoutError):
             pass  # the status alone is enough
-        if coding:
-            body = _inflated_start(body, coding.strip().lower())
+        if coding in CODINGS:
+            body = _inflated_start(body, coding)
         return rejection(
             status, response.headers, body[:_ERROR_BODY_BYTES], sent=self._call.body, secrets=self._call.secrets
         )
@@ -298,8 +308,6 @@ def _is_same_origin(here: URL, there: URL) -> bool:
 
 def _inflated_start(body: bytes, coding: str) -> bytes:
     """As much of a compressed error body as can be read, at least its start."""
-    if coding not in CODINGS:
-        return body
     inflater = Inflater(coding)
     inflater.feed(body)
     try:

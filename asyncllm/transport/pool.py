@@ -54,6 +54,8 @@ class AiohttpTransport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.sessions: dict[bool, aiohttp.ClientSession] = {}
         """What `start` has made, by its `is_single`."""
+        self.exchanges: set[Exchange] = set()
+        """Those whose reply is lent at the moment."""
         self._ends: list[AsyncGenerator[None]] = []
         self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
 
@@ -79,7 +81,7 @@ class AiohttpTransport:
         if self.is_closed:
             raise APIConnectionError("the client is closed; make a new one", retryable=False)
         session = self.sessions[is_single] = self._make(is_single=is_single)
-        ending = _end_with_loop(session)
+        ending = _end_with_loop(session, self.exchanges)
         self._ends.append(ending)
         await anext(ending)
         return session
@@ -108,14 +110,16 @@ class AiohttpTransport:
         )
 
 
-async def _end_with_loop(session: aiohttp.ClientSession) -> AsyncGenerator[None]:
-    """Close `session` when this generator is closed, which an event loop does before it closes itself.
+async def _end_with_loop(session: aiohttp.ClientSession, exchanges: set[Exchange]) -> AsyncGenerator[None]:
+    """Cut `exchanges` and close `session` when this generator is closed, as an event loop does before it ends.
 
     A loop knows only its generators by that time, and connections that outlive it can no longer be closed at all.
     """
     try:
         yield
     finally:
+        for exchange in exchanges:
+            exchange.cut()
         await session.close()
 
 
