@@ -35,6 +35,7 @@ fix: $(VENV)/.test  ## Mend what the linter can mend by itself
 bench: $(VENV)/.bench  ## Print the figures of the README (some minutes; nothing else should run beside it)
 	$(BIN)/python -m bench import
 	$(BIN)/python -m bench overhead
+	$(BIN)/python -m bench layers
 	$(BIN)/python -m bench fanout
 	$(BIN)/python -m bench memory
 	$(BIN)/python -m bench embedded

@@ -226,6 +226,8 @@ class HttpCall(Noun, frozen=True, kw_only=True):
                 continue
             if value.startswith("Bearer "):
                 found.append(value.removeprefix("Bearer "))
+            elif name == "Idempotency-Key":
+                found.append(value)
             elif name.lower() not in _PLAIN_HEADERS:
                 found += _secrets(value)
         return tuple(found) if len(found) < 2 else tuple(sorted(found, key=len, reverse=True))

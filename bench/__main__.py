@@ -7,17 +7,18 @@ import sys
 
 import msgspec
 
-from bench import embedded, fanout, imports, memory, overhead, report
+from bench import embedded, fanout, imports, layers, memory, overhead, report
 
 _NAMES = {
     "overhead": "client CPU per plain call and per streamed event: bare aiohttp+msgspec, asyncllm, openai",
+    "layers": "what each layer between caller and backend costs a call and an event, without sockets",
     "memory": "resident memory per open stream, 1,000 open at once",
     "embedded": "the embedded model in-process and over its own port: first token and throughput by load",
     "fanout": "wall time of 1,000 concurrent calls of 0.5 s",
     "import": "wall time of `import asyncllm`, modules loaded, distributions required",
 }
-_ROUNDS = {"overhead": 5, "memory": 3, "embedded": 1, "fanout": 3, "import": 31}
-_QUICK_ROUNDS = {"overhead": 1, "memory": 1, "embedded": 1, "fanout": 1, "import": 5}
+_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "embedded": 1, "fanout": 3, "import": 31}
+_QUICK_ROUNDS = {"overhead": 1, "layers": 3, "memory": 1, "embedded": 1, "fanout": 1, "import": 5}
 
 
 class _Options(argparse.Namespace):
@@ -54,6 +55,9 @@ def _run(options: _Options, name: str) -> tuple[object, str]:
         case "overhead":
             rows = overhead.measure(quick=quick, rounds=rounds, workloads=options.workload or overhead.WORKLOADS)
             return rows, overhead.text(rows)
+        case "layers":
+            costs = layers.measure(quick=quick, rounds=rounds)
+            return costs, layers.text(costs)
         case "memory":
             grown = memory.measure(quick=quick, rounds=rounds)
             return grown, memory.text(grown)

@@ -14,7 +14,7 @@ import asyncllm
 from asyncllm import Client, Finished, Retry, TextDelta, Timeouts
 from asyncllm.events import Events, Ready
 from asyncllm.middleware.retry import RetryQuota
-from asyncllm.testing import ManualClock, ScriptedBackend, run_virtual
+from asyncllm.testing import FaultyServer, ManualClock, ScriptedBackend, Status, openai_reply, run_virtual
 from asyncllm.types import Request
 
 DOWN = asyncllm.InternalServerError
@@ -149,6 +149,16 @@ async def test_every_attempt_has_the_same_idempotency_key_and_every_call_another
     first, again, second, named = [request.idempotency_key for request in backend.requests]
     assert first == again != second
     assert named == "mine"
+
+
+async def test_the_key_goes_out_as_a_header_that_is_the_same_for_every_attempt() -> None:
+    async with FaultyServer([[Status(500)], [Status(body=openai_reply("ok"))]]) as server:
+        async with Client(model="openai:x", base_url=server.url, env={}, retry=Retry(backoff_s=0)) as client:
+            await client.chat("hi")
+
+    first, again = [request.headers["idempotency-key"] for request in server.requests]
+    assert first == again
+    assert len(first) == 32
 
 
 @pytest.mark.parametrize("key", ["", "a\nb", "ö", "x" * 256, 7])

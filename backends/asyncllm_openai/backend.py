@@ -73,10 +73,13 @@ class OpenAI:
             path, body = "/chat/completions", write_chat(request, self._flavor)
         else:
             path, body = "/completions", write_completion(request, self._flavor)
+        headers = self._stream_headers if request.stream else self._headers
+        if request.idempotency_key is not None:
+            headers = {**headers, "Idempotency-Key": request.idempotency_key}
         call = HttpCall(
             url=self._url + path,
             body=body,
-            headers=self._stream_headers if request.stream else self._headers,
+            headers=headers,
             stream=request.stream,
             timeouts=request.timeouts,
         )
