@@ -26,8 +26,10 @@ FLOOR = {
     "rejection": 1,
     "sse": 1,
     "watchdog": 1,
+    "cache": 2,
     "calls": 2,
     "config": 2,
+    "hooks": 2,
     "middleware": 2,
     "registry": 2,
     "transport": 2,
@@ -53,6 +55,7 @@ NEIGHBOURS = {
     ("dialect", "rejection"),
     ("dialect", "sse"),
     ("config", "backend"),
+    ("middleware", "cache"),  # the layer and what it fills
     ("client", "routes"),
     ("sync", "client"),
     ("cli", "__init__"),
@@ -62,6 +65,8 @@ NEIGHBOURS = {
 HOMES = {
     "aiohttp": {"asyncllm/transport.py"},
     "anyio": {"asyncllm/client.py", "asyncllm/sync.py", "asyncllm/testing", "backends/asyncllm_llamacpp"},
+    "lmdb": {"asyncllm/cache/disk.py"},
+    "opentelemetry": {"asyncllm/hooks/otel.py"},
     "pytest": {"asyncllm/testing"},
     "tomllib": {"asyncllm/config.py"},
     "xllamacpp": {"backends/asyncllm_llamacpp"},
@@ -146,7 +151,7 @@ def test_names_in_all_are_sorted_and_there(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["asyncllm", "asyncllm.backend", "asyncllm.dialect", "asyncllm.sse", "asyncllm.testing"]
+    "module", ["asyncllm", "asyncllm.backend", "asyncllm.cache", "asyncllm.dialect", "asyncllm.sse", "asyncllm.testing"]
 )
 def test_every_public_name_exists_and_explains_itself(module: str) -> None:
     door = importlib.import_module(module)
@@ -195,7 +200,7 @@ def test_importing_loads_nothing_heavy_and_does_no_work() -> None:
     script = (
         "import sys; before = set(sys.modules); import asyncllm; loaded = set(sys.modules) - before;"
         "heavy = {'aiohttp', 'anyio', 'starlette', 'vllm', 'torch', 'apsw', 'pydantic', 'importlib.metadata',"
-        "'tomllib', 'ssl', 'asyncllm.client', 'asyncllm.transport'};"
+        "'tomllib', 'ssl', 'lmdb', 'opentelemetry', 'asyncllm.client', 'asyncllm.transport'};"
         "print(sorted(heavy & loaded))"
     )
 
