@@ -65,13 +65,16 @@ from asyncllm.types import (
     Constraint,
     ContentPart,
     Embeddings,
+    Failure,
     FilePart,
     FinishReason,
     Grammar,
     ImagePart,
     JsonSchema,
+    Limits,
     Message,
     ModelInfo,
+    Price,
     PromptCheck,
     Regex,
     Request,
@@ -92,10 +95,15 @@ from asyncllm.types import (
 if TYPE_CHECKING:
     from asyncllm import sync as sync
     from asyncllm.backend import Secret
+    from asyncllm.budgets import Budget, budget
     from asyncllm.client import Client
     from asyncllm.config import Settings
+    from asyncllm.hooks import Hook
+    from asyncllm.middleware.hedge import Hedge
+    from asyncllm.middleware.limits import Limiter
     from asyncllm.middleware.retry import Retry
     from asyncllm.stream import Stream, TextStream
+    from asyncllm.trail import Trail
 
 __all__ = [
     "APIConnectionError",
@@ -106,6 +114,7 @@ __all__ = [
     "AudioPart",
     "AuthenticationError",
     "BadRequestError",
+    "Budget",
     "BudgetExceededError",
     "ByteIdleTimeoutError",
     "Choice",
@@ -122,16 +131,21 @@ __all__ = [
     "EventIdleTimeoutError",
     "EventTooLargeError",
     "Events",
+    "Failure",
     "FilePart",
     "FinishReason",
     "Finished",
     "FirstEventTimeoutError",
     "Grammar",
+    "Hedge",
+    "Hook",
     "ImagePart",
     "InternalServerError",
     "InvalidRequestError",
     "JobFailedError",
     "JsonSchema",
+    "Limiter",
+    "Limits",
     "LogprobsDelta",
     "Message",
     "ModelInfo",
@@ -140,6 +154,7 @@ __all__ = [
     "PermissionDeniedError",
     "PluginError",
     "PoolTimeoutError",
+    "Price",
     "PromptCheck",
     "ProtocolError",
     "QuotaExceededError",
@@ -171,23 +186,31 @@ __all__ = [
     "ToolCallDelta",
     "ToolChoice",
     "TotalTimeoutError",
+    "Trail",
     "UnprocessableEntityError",
     "UnsupportedError",
     "Usage",
     "UsageReport",
     "WrongLoopError",
+    "budget",
     "sync",
 ]
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Budget": "asyncllm.budgets",
     "Client": "asyncllm.client",
+    "Hedge": "asyncllm.middleware.hedge",
+    "Hook": "asyncllm.hooks",
+    "Limiter": "asyncllm.middleware.limits",
     "Retry": "asyncllm.middleware.retry",
     "Secret": "asyncllm.backend",
     "Settings": "asyncllm.config",
     "Stream": "asyncllm.stream",
     "TextStream": "asyncllm.stream",
+    "Trail": "asyncllm.trail",
+    "budget": "asyncllm.budgets",
 }
 
 

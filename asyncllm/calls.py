@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -58,6 +59,8 @@ class CallOptions(SamplingOptions, total=False):
     """Deadlines of this call, over the client's."""
     extra: Mapping[str, Any]
     """Options that only the provider knows, sent as they are."""
+    idempotency_key: str
+    """A name for this call that a server can know it by when it comes again; by default a new one is made."""
 
 
 _SAMPLING = frozenset(Sampling.__struct_fields__)
@@ -86,6 +89,7 @@ def chat_request(prompt: Prompt, options: CallOptions, *, stream: bool, timeouts
         stream=stream,
         timeouts=_timeouts(options, timeouts),
         extra=_extra(options),
+        idempotency_key=_idempotency_key(options),
     )
 
 
@@ -105,6 +109,7 @@ def completion_request(
         stream=stream,
         timeouts=_timeouts(options, timeouts),
         extra=_extra(options),
+        idempotency_key=_idempotency_key(options),
     )
 
 
@@ -258,6 +263,17 @@ def _extra(options: CallOptions) -> dict[str, Any]:
     if not isinstance(extra, Mapping) or not all(isinstance(name, str) for name in extra):
         raise InvalidRequestError("extra is a dict of the provider's option names to values", field="extra")
     return dict(extra)
+
+
+def _idempotency_key(options: CallOptions) -> str:
+    key = options.get("idempotency_key")
+    if key is None:
+        return secrets.token_hex(16)
+    if not isinstance(key, str) or not 0 < len(key) <= 255 or not key.isascii() or not key.isprintable():
+        raise InvalidRequestError(
+            "idempotency_key is a text of at most 255 printable ASCII characters", field="idempotency_key"
+        )
+    return key
 
 
 def _checked(options: CallOptions, name: str, kind: type[T]) -> T | UnsetType:

@@ -16,24 +16,30 @@ import anyio
 import msgspec
 from msgspec import UNSET
 
-from asyncllm.backend import Backend, Embedder, EmbedRequest, Health, Models, PromptChecker, Secret, Transport
+from asyncllm.backend import Backend, Clock, Embedder, EmbedRequest, Health, Models, PromptChecker, Secret, Transport
+from asyncllm.budgets import Budget
 from asyncllm.calls import CallOptions, Model, Prompt, chat_request, completion_request, parser
 from asyncllm.config import Settings, find_settings, load_settings
 from asyncllm.errors import (
     APIConnectionError,
-    APIError,
     AsyncLLMError,
     ConfigError,
-    FirstEventTimeoutError,
     InvalidRequestError,
-    TotalTimeoutError,
     UnsupportedError,
     WrongLoopError,
 )
-from asyncllm.middleware.retry import Retry, again
-from asyncllm.routes import Arguments, LoopClock, Routes, Target
+from asyncllm.hooks import Hook, Hooks
+from asyncllm.middleware.hedge import Hedge
+from asyncllm.middleware.limits import Limiter
+from asyncllm.middleware.observe import Observer
+from asyncllm.middleware.retry import Retry
+from asyncllm.once import once
+from asyncllm.place import Means, Target
+from asyncllm.routes import Arguments, LoopClock, Routes
 from asyncllm.stream import Candidate, Stream, TextStream
-from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Response, Timeouts
+from asyncllm.trail import Kind, Trail
+from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Request, Response, Timeouts
+from asyncllm.watchdog import Watchdog
 
 __all__ = ["Client"]
 
@@ -66,22 +72,39 @@ class Client:
         options: Mapping[str, Any] | None = None,
         timeouts: Timeouts = Timeouts(),
         retry: Retry | None = Retry(),
+        limits: Limits | Limiter = Limits(),
+        hedge: Hedge | None = None,
+        budget: Budget | None = None,
+        hooks: Sequence[Hook] = (),
+        prices: Mapping[str, Price] | None = None,
         config: Settings | str | Path | None = None,
         backend: Backend | None = None,
         transport: Transport | None = None,
+        clock: Clock | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
         if not isinstance(timeouts, Timeouts):
             raise ConfigError("timeouts is a Timeouts, as in Timeouts(total_s=30)", field="timeouts")
         if retry is not None and not isinstance(retry, Retry):
             raise ConfigError("retry is a Retry, as in Retry(attempts=5), or None", field="retry")
+        if hedge is not None and not isinstance(hedge, Hedge):
+            raise ConfigError("hedge is a Hedge, as in Hedge(after_s=2), or None", field="hedge")
+        if budget is not None and not isinstance(budget, Budget):
+            raise ConfigError("budget is a Budget, as in Budget(usd=5), or None", field="budget")
+        if not isinstance(limits, Limits | Limiter):
+            raise ConfigError("limits is a Limits, as in Limits(concurrency=8), or a Limiter", field="limits")
+        for name, price in (prices or {}).items():
+            if not isinstance(price, Price):
+                raise ConfigError(f"prices[{name!r}] is not a Price", field="prices")
         env = os.environ if env is None else env
+        settings = _settings(config, env)
         self._timeouts = timeouts
-        self._retry = retry or Retry(attempts=1)
+        self._dog = Watchdog()
+        self._observer = Observer(Hooks(hooks), budget)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._routes = Routes(
-            settings=_settings(config, env),
+            settings=settings,
             env=env,
             model=model,
             arguments=Arguments(
@@ -89,7 +112,15 @@ class Client:
                 api_key=Secret(api_key) if isinstance(api_key, str) and api_key else api_key or None,
                 options=options or {},
             ),
-            retry=self._retry,
+            means=Means(
+                clock=clock or LoopClock(),
+                dog=self._dog,
+                retry=retry or Retry(attempts=1),
+                hedge=hedge,
+                cool_down_s=settings.cool_down_s,
+            ),
+            limits=limits,
+            prices=prices or {},
             backend=backend,
             transport=transport,
         )
@@ -169,7 +200,7 @@ class Client:
             timeouts=timeouts or self._timeouts,
             extra=dict(extra or {}),
         )
-        return await self._once(lambda: backend.embed(request), request.timeouts)
+        return await self._once("embed", target, request, lambda: backend.embed(request))
 
     async def check_prompt(self, prompt: Prompt, **options: Unpack[CallOptions]) -> PromptCheck:
         """Count a conversation by the model's own tokenizer: truthy if it, and `max_tokens` of answer, fit.
@@ -182,7 +213,7 @@ class Client:
         if not isinstance(backend, PromptChecker):
             raise _lacking(target, "check_prompt")
         request = msgspec.structs.replace(request, model=target.model)
-        return await self._once(lambda: backend.check_prompt(request), request.timeouts)
+        return await self._once("check_prompt", target, request, lambda: backend.check_prompt(request))
 
     async def is_alive(self, *, model: Model | None = None) -> bool:
         """Whether the backend would answer now, which it has ten seconds to say. Never raises, except when cancelled.
@@ -203,9 +234,11 @@ class Client:
         """
         self._bind()
         place = self._routes.place(backend)
+        target = Target(place, "")
         if not isinstance(place.backend, Models):
-            raise _lacking(Target(place, ""), "list_models")
-        return await self._once(place.backend.list_models, self._timeouts)
+            raise _lacking(target, "list_models")
+        request = Request(model="", timeouts=self._timeouts)
+        return await self._once("list_models", target, request, place.backend.list_models)
 
     async def aclose(self) -> None:
         """Stop what is running and free connections, processes and memory. Idempotent."""
@@ -233,16 +266,16 @@ class Client:
 
     def _chat(self, prompt: Prompt, options: CallOptions, *, stream: bool) -> Stream:
         request = chat_request(prompt, options, stream=stream, timeouts=self._timeouts)
-        return Stream(self._candidates(request, options), self._routes.dog, parser(options))
+        return Stream(self._candidates(request, options), self._dog, self._observer, parser(options))
 
     def _complete(self, prompt: str | Sequence[int], options: CallOptions, *, stream: bool) -> Stream:
         request = completion_request(prompt, options, stream=stream, timeouts=self._timeouts)
-        return Stream(self._candidates(request, options), self._routes.dog, parser(options))
+        return Stream(self._candidates(request, options), self._dog, self._observer, parser(options))
 
     def _candidates(self, request: Request, options: CallOptions) -> list[Candidate]:
         self._bind()
         return [
-            Candidate(target.place.name, target.place.open, msgspec.structs.replace(request, model=target.model))
+            Candidate(target.place, msgspec.structs.replace(request, model=target.model), target.price)
             for target in self._routes.resolve(options.get("model"))
         ]
 
@@ -250,33 +283,12 @@ class Client:
         self._bind()
         return self._routes.resolve(model)[0]
 
-    async def _once(self, call: Callable[[], Awaitable[T]], timeouts: Timeouts) -> T:
-        """A call that has no stream, held to the same deadlines and made again by the same policy."""
-
-        async def attempt() -> T:
-            try:
-                async with asyncio.timeout(timeouts.first_event_s):
-                    return await call()
-            except APIError:
-                raise
-            except TimeoutError:
-                raise FirstEventTimeoutError(
-                    f"no answer within first_event_s={timeouts.first_event_s} seconds",
-                    elapsed_s=timeouts.first_event_s,
-                    maybe_billed=True,
-                ) from None
-
-        try:
-            async with asyncio.timeout(timeouts.total_s):
-                return await again(attempt, self._retry, LoopClock())
-        except APIError:
-            raise
-        except TimeoutError:
-            raise TotalTimeoutError(
-                f"the call took longer than total_s={timeouts.total_s} seconds",
-                elapsed_s=timeouts.total_s,
-                maybe_billed=True,
-            ) from None
+    async def _once(
+        self, kind: Kind, target: Target, request: Request | EmbedRequest, call: Callable[[], Awaitable[T]]
+    ) -> T:
+        place = target.place
+        trail = Trail(kind, request, place.name, place.label)
+        return await once(call, target, trail, dog=self._dog, observer=self._observer)
 
     def _bind(self) -> None:
         """Tie the client to the running loop, or refuse: its connections live on one loop and no other."""

@@ -121,6 +121,11 @@ class Collector:
         """Whether anything of an answer has arrived, so that the call cannot be repeated unseen."""
         return bool(self._choices)
 
+    @property
+    def usage(self) -> Usage:
+        """What the call has consumed, as far as it was reported."""
+        return self._usage
+
     def response(self, backend: str | None = None) -> Response:
         """What has arrived so far from `backend`; a choice without a terminal event has no finish reason."""
         return Response(

@@ -15,6 +15,16 @@ own tools read, which each backend knows for itself. The file is the first of: t
     base_url = "https://eu.example/v1"
     api_key_env = "EU_KEY"
 
+    limits = { concurrency = 8, requests_per_minute = 600 }
+    price = { input_usd = 2.0, output_usd = 8.0 }            # for a million tokens
+
+    [groups.spread]                     # one name for several places that share the work
+    members = { eu = 3, "openai:gpt-x" = 1 }                 # by weight; or a list, which weighs all alike
+    pick = "weighted"                                        # or "least-busy"
+
+    [prices]                            # of models that have no deployment of their own
+    "openai:gpt-x" = { input_usd = 2.0, output_usd = 8.0 }
+
     [backends.llamacpp]                 # settings for every model of a backend
     options = { n_parallel = 4 }
 """
@@ -24,16 +34,16 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from asyncllm.backend import Config, Secret
 from asyncllm.errors import ConfigError
-from asyncllm.types import Noun
+from asyncllm.types import Limits, Noun, Price
 
-__all__ = ["BackendSettings", "Deployment", "Settings", "find_settings", "load_settings"]
+__all__ = ["BackendSettings", "Deployment", "Group", "Settings", "find_settings", "load_settings"]
 
 _FILE = "asyncllm.toml"
 
@@ -45,6 +55,8 @@ class BackendSettings(Noun, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     api_key: str | None = None
     api_key_env: str | None = None
     options: dict[str, Any] = {}
+    limits: Limits | None = None
+    """What may be asked of it, over the client's own limits."""
 
     _private = frozenset({"api_key", "options"})
 
@@ -72,6 +84,29 @@ class Deployment(BackendSettings, frozen=True, kw_only=True, forbid_unknown_fiel
 
     backend: str
     model: str
+    price: Price | None = None
+
+
+class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Places that share the work of one name."""
+
+    members: list[str] | dict[str, float]
+    """Deployments, aliases or `backend:model` strings, with their weights where these differ."""
+    pick: Literal["weighted", "least-busy"] = "weighted"
+    """`weighted` draws lots; `least-busy` takes the one with the fewest calls under way for its weight. The others
+    follow in case it fails."""
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise ConfigError("a group needs at least one member", field="members")
+        for name, weight in self.weights.items():
+            if not (type(weight) in (int, float) and 0 < weight < float("inf")):
+                raise ConfigError(f"the weight of {name!r} is a number above zero; got {weight!r}", field="members")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Every member with its weight."""
+        return self.members if isinstance(self.members, dict) else dict.fromkeys(self.members, 1.0)
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,10 +116,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """For calls that name no model."""
     aliases: dict[str, str | list[str]] = {}
     deployments: dict[str, Deployment] = {}
+    groups: dict[str, Group] = {}
+    prices: dict[str, Price] = {}
+    """Of `backend:model` strings."""
     backends: dict[str, BackendSettings] = {}
+    cool_down_s: Annotated[float, Meta(ge=0)] = 10
+    """For how long others are asked first, where there are others, after a place could not answer."""
 
     def expand(self, name: str) -> list[str]:
-        """Follow aliases down to deployments and `backend:model` strings, in order of preference.
+        """Follow aliases down to deployments, groups and `backend:model` strings, in order of preference.
 
         Raises `ConfigError` for an alias that leads back to itself.
         """
@@ -137,4 +177,8 @@ def load_settings(path: Path | None) -> Settings:
         raise ConfigError(f"{path}: {error}", field=str(path)) from None
     for name in settings.aliases:
         settings.expand(name)
+    for name, group in settings.groups.items():
+        for member in group.weights:
+            if member in settings.groups:
+                raise ConfigError(f"the group {name!r} has a group as its member: {member!r}", field=f"groups.{name}")
     return settings

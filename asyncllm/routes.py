@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from asyncllm.backend import Backend, Clock, Context, Secret, Transport
+from asyncllm.backend import Backend, Context, Secret, Transport
 from asyncllm.calls import Model
-from asyncllm.config import BackendSettings, Settings
+from asyncllm.config import BackendSettings, Deployment, Settings
 from asyncllm.errors import ConfigError
-from asyncllm.middleware import Open
-from asyncllm.middleware.deadlines import deadlines
-from asyncllm.middleware.gate import gate
-from asyncllm.middleware.retry import Retry, retry
+from asyncllm.middleware.limits import Limiter
+from asyncllm.place import Means, Place, Target
 from asyncllm.registry import Registry
-from asyncllm.types import Noun
-from asyncllm.watchdog import Watchdog
+from asyncllm.types import Limits, Noun, Price
 
-__all__ = ["Arguments", "LoopClock", "Place", "Routes", "Target"]
+__all__ = ["Arguments", "LoopClock", "Routes"]
 
 _DEFAULT_BACKEND = "openai"
 
@@ -36,23 +34,6 @@ class Arguments(Noun, frozen=True, kw_only=True):
     _private = frozenset({"options"})
 
 
-class Place(Struct, frozen=True):
-    """A connected backend."""
-
-    name: str
-    """The backend's registered name."""
-    backend: Backend
-    open: Open
-    """`backend.open` within its layers."""
-
-
-class Target(Struct, frozen=True):
-    """A model at its place."""
-
-    place: Place
-    model: str
-
-
 class _Location(Struct, frozen=True):
     """Where a model string points, before anything is connected. Two strings with one `key` share a backend."""
 
@@ -60,6 +41,27 @@ class _Location(Struct, frozen=True):
     backend: str
     model: str
     settings: BackendSettings
+
+
+class _Spread(Struct, frozen=True):
+    """The members of a group, to be asked in an order that is drawn for each call."""
+
+    members: list[tuple[list[Target], float]]
+    pick: str
+
+    def order(self) -> list[Target]:
+        """Who is asked first, and who then."""
+        if self.pick == "least-busy":
+
+            def rank(member: tuple[list[Target], float]) -> tuple[float, float]:
+                return (member[0][0].place.limiter.in_flight + 1) / member[1], random.random()
+        else:
+
+            def rank(member: tuple[list[Target], float]) -> tuple[float, float]:
+                # The smallest of exponential draws: each member comes first as often as its weight says.
+                return random.expovariate(member[1]), 0.0
+
+        return [target for targets, _ in sorted(self.members, key=rank) for target in targets]
 
 
 class LoopClock:
@@ -84,7 +86,9 @@ class Routes:
         env: Mapping[str, str],
         model: Model | None,
         arguments: Arguments,
-        retry: Retry,
+        means: Means,
+        limits: Limits | Limiter,
+        prices: Mapping[str, Price],
         backend: Backend | None,
         transport: Transport | None,
     ) -> None:
@@ -93,13 +97,17 @@ class Routes:
         self._env = env
         self._default = model or settings.model
         self._arguments = arguments
-        self._retry = retry
+        self._means = means
+        self._limits = limits
+        self._prices = {**settings.prices, **prices}
         self._transport = transport
-        self._clock: Clock = LoopClock()
-        self.dog = Watchdog()
         self._places: dict[str, Place] = {}
         self._targets: dict[str, list[Target]] = {}
-        self._only = None if backend is None else self._wrap(type(backend).__name__, backend)
+        self._spreads: dict[str, _Spread] = {}
+        self._only = None
+        if backend is not None:
+            name = type(backend).__name__
+            self._only = self._place(name, name, BackendSettings(), backend)
 
     def resolve(self, model: Model | None = None) -> list[Target]:
         """The places to try, in order. Connects what is not connected yet.
@@ -109,7 +117,10 @@ class Routes:
         names = self._names(model)
         if len(names) == 1:
             return self._resolve(names[0])
-        return [target for name in names for target in self._resolve(name)]
+        seen: dict[tuple[int, str], Target] = {}  # a place that two of the names lead to is asked once
+        for target in (target for name in names for target in self._resolve(name)):
+            seen.setdefault((id(target.place), target.model), target)
+        return list(seen.values())
 
     def place(self, backend: str | None = None) -> Place:
         """The place of a backend or deployment by its name, or of the default model."""
@@ -124,7 +135,7 @@ class Routes:
         places = [*self._places.values(), *([self._only] if self._only else [])]
         self._places.clear()
         self._targets.clear()
-        self.dog.close()
+        self._means.dog.close()
         errors: list[Exception] = []
         for close in [
             *(place.backend.aclose for place in places),
@@ -154,14 +165,34 @@ class Routes:
 
     def _resolve(self, name: str) -> list[Target]:
         targets = self._targets.get(name)
-        if targets is None:
-            if self._only is not None:
-                targets = [Target(self._only, name)]
-            else:
-                locations = [self._locate(one) for one in self._settings.expand(name)]
-                targets = [Target(self._connect(location), location.model) for location in locations]
-            self._targets[name] = targets
+        if targets is not None:
+            return targets
+        if self._only is not None:
+            targets = [Target(self._only, name, self._prices.get(name))]
+        else:
+            expanded = self._settings.expand(name)
+            if any(one in self._settings.groups for one in expanded):
+                return [target for one in expanded for target in self._spread(one)]
+            targets = [self._target(one) for one in expanded]
+        self._targets[name] = targets
         return targets
+
+    def _spread(self, name: str) -> list[Target]:
+        """The targets of a group, in an order that differs from call to call; of anything else, its own."""
+        group = self._settings.groups.get(name)
+        if group is None:
+            return self._resolve(name)
+        spread = self._spreads.get(name)
+        if spread is None:
+            members = [(self._resolve(member), weight) for member, weight in group.weights.items()]
+            spread = self._spreads[name] = _Spread(members, group.pick)
+        return spread.order()
+
+    def _target(self, name: str) -> Target:
+        location = self._locate(name)
+        price = location.settings.price if isinstance(location.settings, Deployment) else None
+        price = price or self._prices.get(name) or self._prices.get(f"{location.backend}:{location.model}")
+        return Target(self._connect(location), location.model, price)
 
     def _locate(self, name: str) -> _Location:
         deployment = self._settings.deployments.get(name)
@@ -204,8 +235,10 @@ class Routes:
             from asyncllm.transport import AiohttpTransport
 
             self._transport = AiohttpTransport()
-        context = Context(transport=self._transport, clock=self._clock, env=self._env)
-        place = self._places[location.key] = self._wrap(location.backend, connect(config, context))
+        context = Context(transport=self._transport, clock=self._means.clock, env=self._env)
+        label = location.key.removeprefix("deployment ")
+        backend = connect(config, context)
+        place = self._places[location.key] = self._place(location.backend, label, location.settings, backend)
         return place
 
     def _argument_key(self) -> str:
@@ -215,8 +248,7 @@ class Routes:
         first = self._default if isinstance(self._default, str) else self._default[0]
         return self._locate(self._settings.expand(first)[0]).key
 
-    def _wrap(self, name: str, backend: Backend) -> Place:
-        open_ = gate(deadlines(backend.open, self.dog))
-        if self._retry.attempts > 1:
-            open_ = retry(open_, self._retry, self._clock)
-        return Place(name, backend, open_)
+    def _place(self, name: str, label: str, settings: BackendSettings, backend: Backend) -> Place:
+        limits = settings.limits or self._limits
+        limiter = limits if isinstance(limits, Limiter) else Limiter(limits)
+        return Place(backend, name=name, label=label, limiter=limiter, means=self._means)

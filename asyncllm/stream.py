@@ -12,24 +12,30 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from asyncllm.collect import Collector
 from asyncllm.errors import APIError, AsyncLLMError, StreamInterrupted
 from asyncllm.events import Event, Events, Ready, TextDelta, end
-from asyncllm.middleware import Open
 from asyncllm.middleware.fallback import Fallback
+from asyncllm.middleware.observe import Observation, Observer
 from asyncllm.middleware.total_timeout import total_timeout
-from asyncllm.types import Noun, Request, Response
+from asyncllm.place import Place
+from asyncllm.trail import Trail
+from asyncllm.types import Failure, Price, Request, Response, Usage
 from asyncllm.watchdog import Watchdog
 
 __all__ = ["Candidate", "Stream", "TextStream"]
 
 
-class Candidate(Noun, frozen=True):
+class Candidate(Struct, frozen=True):
     """One place that a call may go to."""
 
-    backend: str
-    open: Open
+    place: Place
     request: Request
+    """The call as it suits that place."""
+    price: Price | None = None
 
 
 class Stream:
@@ -45,23 +51,31 @@ class Stream:
         self,
         candidates: Sequence[Candidate],
         dog: Watchdog,
+        observer: Observer,
         finish: Callable[[Response], Response] | None = None,
     ) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None  # set while the call is open
-        self._fold = _Fold(candidates, finish)
+        self._fold = _Fold(candidates, observer, finish)
         self._dog = dog
         self._events: AsyncGenerator[Event] | None = None
         self._call: AbstractAsyncContextManager[Events]
 
     async def __aenter__(self) -> Self:
         fold = self._fold
-        self._call = total_timeout(fold.open, fold.candidates[0].request, self._dog)
+        loop = asyncio.get_running_loop()
+        fold.start(loop.time())
+        if fold.observation is not None:
+            await fold.observation.begin()
+        self._call = fold.call(self._dog)
         try:
             events = await self._call.__aenter__()
-        except AsyncLLMError as error:
-            fold.tell(error)
+        except BaseException as error:
+            told = await fold.fail(error)
+            if told is not error:
+                raise told from error
             raise
-        self._loop = asyncio.get_running_loop()
+        fold.trail.first_content_s = loop.time() - fold.trail.started_at
+        self._loop = loop
         self._events = fold.iterate(events)
         return self
 
@@ -71,7 +85,10 @@ class Stream:
         self._loop = None
         if self._events is not None:
             await end(self._events)
-        await self._call.__aexit__(kind, error, trace)
+        try:
+            await self._call.__aexit__(kind, error, trace)
+        finally:
+            await self._fold.leave(error)
 
     def __aiter__(self) -> AsyncIterator[Event]:
         if self._events is None:
@@ -81,12 +98,21 @@ class Stream:
     async def whole(self) -> Response:
         """Make the call and return the reply, without handing out its events."""
         fold = self._fold
+        time = asyncio.get_running_loop().time
+        fold.start(time())
+        if fold.observation is not None:
+            await fold.observation.begin()
         try:
-            async with total_timeout(fold.open, fold.candidates[0].request, self._dog) as events:
+            async with fold.call(self._dog) as events:
+                fold.trail.first_content_s = time() - fold.trail.started_at
                 await fold.take(events)
-        except AsyncLLMError as error:
-            fold.tell(error)
+        except BaseException as error:
+            told = await fold.fail(error)
+            if told is not error:
+                raise told from error
             raise
+        if fold.observation is not None:
+            await fold.leave(None)
         return fold.response()
 
     @property
@@ -98,15 +124,18 @@ class Stream:
         loop = self._loop
         if loop is not None and not loop.is_closed():
             # What an event loop does for an async generator that is dropped half way.
-            loop.call_soon_threadsafe(_close, loop, self._call)
+            loop.call_soon_threadsafe(_close, loop, self._call, self._fold)
 
 
-def _close(loop: asyncio.AbstractEventLoop, call: AbstractAsyncContextManager[Events]) -> None:
-    loop.create_task(_leave(call))
+def _close(loop: asyncio.AbstractEventLoop, call: AbstractAsyncContextManager[Events], fold: _Fold) -> None:
+    loop.create_task(_leave(call, fold))
 
 
-async def _leave(call: AbstractAsyncContextManager[Events]) -> None:
-    await call.__aexit__(None, None, None)
+async def _leave(call: AbstractAsyncContextManager[Events], fold: _Fold) -> None:
+    try:
+        await call.__aexit__(None, None, None)
+    finally:
+        await fold.leave(None)
 
 
 class TextStream:
@@ -138,10 +167,10 @@ class TextStream:
             async for event in self._events:
                 if type(event) is TextDelta:
                     return event.text
-        except BaseException:
-            await self.aclose()
+        except BaseException as error:
+            await self._close(error)
             raise
-        await self.aclose()
+        await self._close(None)
         raise StopAsyncIteration
 
     @property
@@ -151,10 +180,13 @@ class TextStream:
 
     async def aclose(self) -> None:
         """Stop the model and free the connection. Idempotent."""
+        await self._close(None)
+
+    async def _close(self, error: BaseException | None) -> None:
         if not self._closed:
             self._closed = True
             if self._events is not None:
-                await self._stream.__aexit__(None, None, None)
+                await self._stream.__aexit__(type(error) if error else None, error, None)
 
     async def __aenter__(self) -> Self:
         return self
@@ -172,21 +204,41 @@ class _Fold:
     and not by the collector of cycles.
     """
 
-    __slots__ = ("_collector", "_fallback", "_finish", "_response", "candidates")
+    __slots__ = ("_candidates", "_collector", "_error", "_finish", "_observer", "_response", "observation", "trail")
 
-    def __init__(self, candidates: Sequence[Candidate], finish: Callable[[Response], Response] | None) -> None:
-        self.candidates = candidates
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        observer: Observer,
+        finish: Callable[[Response], Response] | None,
+    ) -> None:
+        self._candidates = candidates
+        self._observer = observer
         self._finish = finish
-        self._fallback: Fallback | None = None
         self._collector = Collector()
         self._response: Response | None = None
+        self._error: BaseException | None = None
+        self.observation: Observation | None = None
+        place, request = candidates[0].place, candidates[0].request
+        self.trail = Trail("chat" if request.is_chat else "complete", request, place.name, place.label)
 
-    def open(self, request: Request) -> AbstractAsyncContextManager[Events]:
-        """Start the call where the first candidate says, or at the first of several that answers."""
-        if len(self.candidates) == 1:
-            return self.candidates[0].open(request)
-        self._fallback = Fallback([(candidate.open, candidate.request) for candidate in self.candidates])
-        return self._fallback
+    def start(self, now: float) -> None:
+        """The call begins. Raises `BudgetExceededError`, `ConfigError`."""
+        self.trail.started_at = now
+        observation = self.observation = self._observer.observe(self.trail, self._candidates[0].price)
+        if observation is not None:
+            self._candidates = [
+                Candidate(one.place, observation.bounded(one.request), one.price) for one in self._candidates
+            ]
+            self.trail.request = self._candidates[0].request
+
+    def call(self, dog: Watchdog) -> AbstractAsyncContextManager[Events]:
+        """The call where the first candidate says, or at the first of several that answers."""
+        first = self._candidates[0]
+        if len(self._candidates) == 1:
+            return total_timeout(first.place.open, first.request, self.trail, dog)
+        asked = [(candidate.place, candidate.request) for candidate in self._candidates]
+        return total_timeout(lambda _, trail: Fallback(asked, trail), first.request, self.trail, dog)
 
     async def iterate(self, events: Events) -> AsyncGenerator[Event]:
         """Hand out the events one by one, folding each batch as it comes."""
@@ -204,6 +256,10 @@ class _Fold:
             self._end()
         except AsyncLLMError as error:
             self.tell(error)
+            told = self.observation.explain(error) if self.observation is not None else None
+            if told is not None:
+                self._error = told
+                raise told from error
             raise
 
     async def take(self, events: Events) -> None:
@@ -219,24 +275,86 @@ class _Fold:
     def _end(self) -> None:
         if not self._collector.is_complete:
             raise StreamInterrupted("the backend ended the stream without its terminal event", maybe_billed=True)
-        response = self._collector.response(self._candidate.backend)
+        trail = self.trail
+        trail.usage = self._collector.usage
+        response = self._told()
         self._response = self._finish(response) if self._finish else response
+        trail.is_complete = True
 
     def response(self) -> Response:
         """What there is of the reply."""
-        return self._response or self._collector.response(self._candidate.backend)
+        return self._response or self._told()
+
+    def _told(self) -> Response:
+        """What has arrived, with what is known of its way."""
+        trail = self.trail
+        response = self._collector.response(trail.backend)
+        price = self._candidates[0].price if len(self._candidates) == 1 else self._price()
+        if not (price or trail.failures or trail.queue_s or trail.cached or trail.abandoned):
+            return response
+        usage = response.usage
+        if trail.abandoned and usage.input_tokens is not None:
+            usage = replace(usage, input_tokens=usage.input_tokens * (1 + trail.abandoned))
+        cost_usd = None if price is None else price.cost_usd(usage)
+        return replace(
+            response,
+            usage=usage,
+            cost_usd=0.0 if trail.cached and price else cost_usd,
+            queue_s=trail.queue_s,
+            failures=tuple(_failure(error) for error in trail.failures),
+            cached=trail.cached,
+        )
+
+    def _price(self) -> Price | None:
+        """That of the candidate which answered."""
+        asked = self.trail.request
+        return next((one.price for one in self._candidates if one.request is asked), None)
+
+    async def fail(self, error: BaseException) -> BaseException:
+        """The call ends with `error`. Returns what the caller is to get."""
+        if isinstance(error, AsyncLLMError):
+            self.tell(error)
+        observation = self.observation
+        if observation is None:
+            return error
+        told = observation.explain(error) or error
+        self.trail.end()
+        await observation.end(None, self._usage(), told)
+        return told
+
+    async def leave(self, error: BaseException | None) -> None:
+        """The call is left, with whatever `error` came through its block."""
+        if self.observation is not None:
+            if self._error is not None:
+                error = self._error
+            elif isinstance(error, Exception):
+                error = None  # the caller's own: the call did not fail, it was left
+            self.trail.end()
+            await self.observation.end(None if error else self.response(), self._usage(), error)
+
+    def _usage(self) -> Usage | None:
+        usage = self.response().usage
+        return None if usage.total_tokens is None else usage
 
     def tell(self, error: AsyncLLMError) -> None:
         """Add what this call knows to `error`: who was asked and how far the answer had come."""
-        candidate, collector = self._candidate, self._collector
-        error.backend = error.backend or candidate.backend
-        error.model = error.model or candidate.request.model
+        trail, collector = self.trail, self._collector
+        self._error = error
+        error.backend = error.backend or trail.backend
+        error.model = error.model or trail.model
         if isinstance(error, APIError):
             error.events = collector.count if error.events is None else error.events
             if collector.has_content:
-                error.partial = error.partial or collector.response(candidate.backend)
+                error.partial = error.partial or self._told()
                 error.maybe_billed = True
 
-    @property
-    def _candidate(self) -> Candidate:
-        return self.candidates[self._fallback.chosen if self._fallback else 0]
+
+def _failure(error: AsyncLLMError) -> Failure:
+    return Failure(
+        error=type(error).__name__,
+        backend=error.backend,
+        model=error.model,
+        status=error.status,
+        code=error.code,
+        request_id=error.request_id,
+    )

@@ -20,15 +20,19 @@ from typing import Any, Self, TypeVar, Unpack
 from anyio.from_thread import BlockingPortal
 
 from asyncllm import client as asynchronous
-from asyncllm.backend import Backend, Secret, Transport
+from asyncllm.backend import Backend, Clock, Secret, Transport
+from asyncllm.budgets import Budget
 from asyncllm.calls import CallOptions, Model, Prompt
 from asyncllm.config import Settings
 from asyncllm.errors import APIConnectionError, WrongLoopError
 from asyncllm.events import Event
+from asyncllm.hooks import Hook
+from asyncllm.middleware.hedge import Hedge
+from asyncllm.middleware.limits import Limiter
 from asyncllm.middleware.retry import Retry
 from asyncllm.stream import Stream as AsyncStream
 from asyncllm.stream import TextStream as AsyncTextStream
-from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Response, Timeouts
+from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Response, Timeouts
 
 __all__ = ["Client", "Stream", "TextStream"]
 
@@ -113,9 +117,15 @@ class Client:
         options: Mapping[str, Any] | None = None,
         timeouts: Timeouts = Timeouts(),
         retry: Retry | None = Retry(),
+        limits: Limits | Limiter = Limits(),
+        hedge: Hedge | None = None,
+        budget: Budget | None = None,
+        hooks: Sequence[Hook] = (),
+        prices: Mapping[str, Price] | None = None,
         config: Settings | str | Path | None = None,
         backend: Backend | None = None,
         transport: Transport | None = None,
+        clock: Clock | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._client = asynchronous.Client(
@@ -125,9 +135,15 @@ class Client:
             options=options,
             timeouts=timeouts,
             retry=retry,
+            limits=limits,
+            hedge=hedge,
+            budget=budget,
+            hooks=hooks,
+            prices=prices,
             config=config,
             backend=backend,
             transport=transport,
+            clock=clock,
             env=env,
         )
         self._runner = _Runner()

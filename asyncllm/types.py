@@ -26,13 +26,16 @@ __all__ = [
     "Constraint",
     "ContentPart",
     "Embeddings",
+    "Failure",
     "FilePart",
     "FinishReason",
     "Grammar",
     "ImagePart",
     "JsonSchema",
+    "Limits",
     "Message",
     "ModelInfo",
+    "Price",
     "PromptCheck",
     "Regex",
     "Request",
@@ -335,7 +338,7 @@ class Timeouts(Noun, frozen=True, kw_only=True):
     connect_s: float | None = 5
     """Name look-up, connection and TLS: `ConnectTimeoutError`."""
     pool_s: float | None = 60
-    """Waiting for a free connection or slot: `PoolTimeoutError`."""
+    """Waiting for a slot that `Limits` allow: `PoolTimeoutError`."""
     first_event_s: float | None = 600
     """From sending the request to the first event: `FirstEventTimeoutError`."""
     event_idle_s: float | None = 300
@@ -352,6 +355,25 @@ class Timeouts(Noun, frozen=True, kw_only=True):
             if seconds is not None and not (type(seconds) in (int, float) and seconds > 0):
                 raise ConfigError(
                     f"{name} is a number of seconds above zero, or None for no limit; got {seconds!r}", field=name
+                )
+
+
+class Limits(Noun, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be asked of a deployment; `None` sets no limit. Each deployment of a client keeps its own count."""
+
+    concurrency: int | None = None
+    """Calls under way at once."""
+    requests_per_minute: int | None = None
+    """Attempts in any 60 seconds."""
+    tokens_per_minute: int | None = None
+    """Tokens in any 60 seconds: estimated before a call, corrected by the usage it reports."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            limit = getattr(self, name)
+            if limit is not None and (type(limit) is not int or limit < 1):
+                raise ConfigError(
+                    f"{name} is a whole number from 1 up, or None for no limit; got {limit!r}", field=name
                 )
 
 
@@ -373,8 +395,10 @@ class Request(Noun, frozen=True, kw_only=True):
     timeouts: Timeouts = Timeouts()
     extra: dict[str, Any] = {}
     """Options that only this provider knows, sent as they are."""
+    idempotency_key: str | None = None
+    """The same for every attempt at one call, so that a server which knows such keys answers it once."""
 
-    _private = frozenset({"messages", "prompt", "tools", "extra"})
+    _private = frozenset({"messages", "prompt", "tools", "extra", "idempotency_key"})
 
     @property
     def is_chat(self) -> bool:
@@ -413,6 +437,41 @@ class Usage(Noun, frozen=True, kw_only=True, omit_defaults=True):
         if self.input_tokens is None or self.output_tokens is None:
             return None
         return self.input_tokens + self.output_tokens
+
+
+class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model costs, in US dollars for a million tokens."""
+
+    input_usd: Annotated[float, Meta(ge=0)]
+    output_usd: Annotated[float, Meta(ge=0)]
+    cached_usd: Annotated[float, Meta(ge=0)] | None = None
+    """For input read from a prefix cache; `None` where that costs what all input does."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            usd = getattr(self, name)
+            if usd is not None and not (type(usd) in (int, float) and 0 <= usd < float("inf")):
+                raise ConfigError(f"{name} is a number of US dollars from zero up; got {usd!r}", field=name)
+
+    def cost_usd(self, usage: Usage) -> float | None:
+        """US dollars for `usage`, or `None` where it does not say enough."""
+        if usage.input_tokens is None or usage.output_tokens is None:
+            return None
+        cached = usage.cached_tokens or 0 if self.cached_usd is not None else 0
+        cost = (usage.input_tokens - cached) * self.input_usd + usage.output_tokens * self.output_usd
+        return (cost + cached * (self.cached_usd or 0)) / 1_000_000
+
+
+class Failure(Noun, frozen=True, kw_only=True):
+    """An attempt at a call that failed, of a call that was answered in the end."""
+
+    error: str
+    """Name of the error's class, as in `asyncllm.errors`."""
+    backend: str | None = None
+    model: str | None = None
+    status: int | None = None
+    code: str | None = None
+    request_id: str | None = None
 
 
 class TokenLogprob(Noun, frozen=True):
@@ -458,6 +517,12 @@ class Response(Noun, frozen=True, kw_only=True):
     """The backend's id for the call."""
     cost_usd: float | None = None
     """US dollars, or `None` where no price is known."""
+    queue_s: float = 0
+    """Seconds that the call waited for a slot of the client's own `Limits`."""
+    failures: tuple[Failure, ...] = ()
+    """Attempts that failed before the one that answered, oldest first."""
+    cached: bool = False
+    """Whether a cache of the client answered, and no model."""
     parsed: Any = None
     """The answer decoded to the `output_type` of the call."""
     body: bytes | None = None

@@ -29,11 +29,11 @@ from asyncllm import (
 )
 from asyncllm.config import BackendSettings, Deployment
 from asyncllm.testing import (
-    FakeReply,
-    FakeTransport,
     FaultyServer,
     Rst,
     ScriptedBackend,
+    ScriptedReply,
+    ScriptedTransport,
     Sse,
     Stall,
     Status,
@@ -52,13 +52,13 @@ HELLO: list[Event] = [
 NO_WAIT = Retry(backoff_s=0, throttled_s=0)
 
 
-def over(transport: FakeTransport, **arguments: Any) -> Client:
+def over(transport: ScriptedTransport, **arguments: Any) -> Client:
     """A client of an OpenAI-compatible server that is faked."""
     defaults: dict[str, Any] = {"model": "openai:gpt-x", "base_url": "http://fake/v1", "api_key": "k", "retry": NO_WAIT}
     return Client(transport=transport, env={}, **{**defaults, **arguments})
 
 
-def body(transport: FakeTransport, call: int = -1) -> dict[str, Any]:
+def body(transport: ScriptedTransport, call: int = -1) -> dict[str, Any]:
     return msgspec.json.decode(transport.calls[call].body)  # type: ignore[no-any-return]
 
 
@@ -91,7 +91,7 @@ async def test_stream_text_gives_the_text_alone() -> None:
 
 
 async def test_the_system_text_goes_first_and_the_callers_list_stays_as_it_was() -> None:
-    transport = FakeTransport([FakeReply(body=openai_reply("ok"))])
+    transport = ScriptedTransport([ScriptedReply(body=openai_reply("ok"))])
     prompt: list[Message | dict[str, Any]] = [
         Message("user", "a"),
         {"role": "assistant", "content": "b"},
@@ -106,7 +106,7 @@ async def test_the_system_text_goes_first_and_the_callers_list_stays_as_it_was()
 
 
 async def test_single_options_win_over_the_sampling_object_and_extra_goes_untouched() -> None:
-    transport = FakeTransport([FakeReply(body=openai_reply("ok"))])
+    transport = ScriptedTransport([ScriptedReply(body=openai_reply("ok"))])
 
     async with over(transport) as client:
         await client.chat("hi", sampling=Sampling(temperature=0.5, seed=1), temperature=0.1, extra={"user": "u"})
@@ -125,7 +125,7 @@ async def test_an_answer_is_decoded_to_the_type_that_was_asked_for() -> None:
         name: str
         people: int
 
-    transport = FakeTransport([FakeReply(body=openai_reply('{"name":"Paris","people":2}'))])
+    transport = ScriptedTransport([ScriptedReply(body=openai_reply('{"name":"Paris","people":2}'))])
 
     async with over(transport) as client:
         reply = await client.chat("hi", output_type=City)
@@ -142,7 +142,7 @@ async def test_an_answer_of_another_type_is_an_error_that_holds_it_and_does_not_
     class City(msgspec.Struct, forbid_unknown_fields=True):
         name: str
 
-    async with over(FakeTransport([FakeReply(body=openai_reply(answer))])) as client:
+    async with over(ScriptedTransport([ScriptedReply(body=openai_reply(answer))])) as client:
         with pytest.raises(asyncllm.ResponseValidationError) as caught:
             await client.chat("hi", output_type=City)
 
@@ -188,7 +188,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("field", "call"), BAD, ids=[f"{field}-{n}" for n, (field, _) in enumerate(BAD)])
 async def test_bad_input_is_refused_by_its_name_before_anything_is_sent(field: str, call: dict[str, Any]) -> None:
-    transport = FakeTransport()
+    transport = ScriptedTransport()
 
     async with over(transport) as client:
         with pytest.raises(asyncllm.ConfigError) as caught:
@@ -199,7 +199,7 @@ async def test_bad_input_is_refused_by_its_name_before_anything_is_sent(field: s
 
 
 async def test_a_near_miss_of_an_option_is_suggested() -> None:
-    async with over(FakeTransport()) as client:
+    async with over(ScriptedTransport()) as client:
         with pytest.raises(asyncllm.InvalidRequestError, match="did you mean 'temperature'"):
             await client.chat("hi", temprature=1)  # type: ignore[call-arg]
 
@@ -209,7 +209,7 @@ UNSUPPORTED = [{"top_k": 5}, {"constraint": asyncllm.Regex("a")}, {"ignore_eos":
 
 @pytest.mark.parametrize("options", UNSUPPORTED)
 async def test_what_a_backend_does_not_know_is_never_dropped_in_silence(options: dict[str, Any]) -> None:
-    transport = FakeTransport()
+    transport = ScriptedTransport()
 
     async with over(transport, base_url="https://api.openai.com/v1") as client:
         with pytest.raises(asyncllm.UnsupportedError, match="'openai' backend") as caught:
@@ -221,7 +221,7 @@ async def test_what_a_backend_does_not_know_is_never_dropped_in_silence(options:
 
 async def test_completions_continue_a_text_and_refuse_what_only_a_chat_has() -> None:
     reply = b'{"id":"r","model":"m","choices":[{"index":0,"text":" there","finish_reason":"length"}]}'
-    transport = FakeTransport([FakeReply(body=reply)])
+    transport = ScriptedTransport([ScriptedReply(body=reply)])
 
     async with over(transport) as client:
         assert (await client.complete([1, 2, 3], max_tokens=5)).text == " there"
@@ -238,7 +238,7 @@ async def test_completions_continue_a_text_and_refuse_what_only_a_chat_has() -> 
 
 async def test_embeddings_come_in_order_and_bad_texts_are_named_by_position() -> None:
     reply = b'{"model":"e","data":[{"index":1,"embedding":[2.0]},{"index":0,"embedding":[1.0]}]}'
-    transport = FakeTransport([FakeReply(body=reply)])
+    transport = ScriptedTransport([ScriptedReply(body=reply)])
 
     async with over(transport) as client:
         vectors = await client.embed(["a", "b"])
@@ -259,7 +259,7 @@ async def test_a_call_that_the_backend_lacks_is_refused_by_name() -> None:
             with pytest.raises(asyncllm.UnsupportedError, match="'echo' backend has no"):
                 await call
         assert (await client.check_prompt("one two", max_tokens=3)).tokens == 2
-    async with over(FakeTransport()) as client:
+    async with over(ScriptedTransport()) as client:
         with pytest.raises(asyncllm.UnsupportedError, match="check_prompt"):
             await client.check_prompt("hi")
 
@@ -275,7 +275,7 @@ async def test_is_alive_never_raises_and_never_hangs(monkeypatch: pytest.MonkeyP
     async with FaultyServer([Stall()]) as server, Client(model="openai:x", base_url=server.url, env={}) as client:
         assert not await client.is_alive()
     for status in (401, 500, 503):
-        async with over(FakeTransport([FakeReply(status=status)])) as client:
+        async with over(ScriptedTransport([ScriptedReply(status=status)])) as client:
             assert not await client.is_alive()
     async with Client(env={}) as client:
         assert not await client.is_alive(model="nowhere:x")
@@ -285,7 +285,7 @@ async def test_is_alive_never_raises_and_never_hangs(monkeypatch: pytest.MonkeyP
 
 
 async def test_a_slash_separates_where_the_prefix_is_a_backend_and_belongs_to_the_model_elsewhere() -> None:
-    transport = FakeTransport([FakeReply(body=openai_reply("ok"))])
+    transport = ScriptedTransport([ScriptedReply(body=openai_reply("ok"))])
 
     async with over(transport) as client:
         for model in ("openai/org/model:tag", "openai:org/model:tag"):
@@ -300,7 +300,7 @@ async def test_an_alias_wins_and_a_deployment_goes_to_its_own_place_with_its_own
         deployments={"eu": Deployment(backend="openai", model="gpt-eu", base_url="http://eu/v1", api_key_env="EU")},
         backends={"openai": BackendSettings(base_url="http://plain/v1", api_key="plain")},
     )
-    transport = FakeTransport([FakeReply(body=openai_reply("ok"))])
+    transport = ScriptedTransport([ScriptedReply(body=openai_reply("ok"))])
 
     async with Client(config=settings, transport=transport, env={"EU": "eu-key"}) as client:
         await client.chat("hi", model="openai:gpt-x")
@@ -313,7 +313,7 @@ async def test_an_alias_wins_and_a_deployment_goes_to_its_own_place_with_its_own
 
 async def test_the_clients_own_key_goes_to_the_backend_of_its_model_and_to_no_other() -> None:
     settings = Settings(deployments={"other": Deployment(backend="openai", model="m", base_url="http://other/v1")})
-    transport = FakeTransport([FakeReply(body=openai_reply("ok"))])
+    transport = ScriptedTransport([ScriptedReply(body=openai_reply("ok"))])
 
     async with over(transport, config=settings) as client:
         await client.chat("hi")
@@ -333,7 +333,7 @@ async def test_a_missing_key_names_its_variable_and_an_empty_one_counts_as_missi
 
 async def test_the_vendors_variables_are_read() -> None:
     env = {"OPENAI_API_KEY": "env-key", "OPENAI_BASE_URL": "http://env/v1/", "OPENAI_ORG_ID": "org"}
-    transport = FakeTransport([FakeReply(body=openai_reply("ok"))])
+    transport = ScriptedTransport([ScriptedReply(body=openai_reply("ok"))])
 
     async with Client(model="openai:gpt-x", env=env, transport=transport) as client:
         await client.chat("hi")
@@ -345,7 +345,7 @@ async def test_the_vendors_variables_are_read() -> None:
 
 
 async def test_openais_own_address_gets_its_own_name_for_the_output_limit() -> None:
-    transport = FakeTransport([FakeReply(body=openai_reply("ok"))])
+    transport = ScriptedTransport([ScriptedReply(body=openai_reply("ok"))])
 
     async with over(transport, base_url=None) as client:
         await client.chat("hi", max_tokens=5)
@@ -369,11 +369,11 @@ def test_arguments_that_cannot_be_right_are_refused_at_once(arguments: dict[str,
 
 
 async def test_a_failure_before_the_first_piece_is_tried_again_with_the_same_bytes() -> None:
-    transport = FakeTransport(
+    transport = ScriptedTransport(
         [
-            FakeReply(status=429),
-            FakeReply(body=[b'data: {"error":{"code":503}}\n\n']),
-            FakeReply(body=openai_stream(["Hel", "lo"])),
+            ScriptedReply(status=429),
+            ScriptedReply(body=[b'data: {"error":{"code":503}}\n\n']),
+            ScriptedReply(body=openai_stream(["Hel", "lo"])),
         ]
     )
 
@@ -387,7 +387,7 @@ async def test_a_failure_before_the_first_piece_is_tried_again_with_the_same_byt
 
 
 async def test_an_error_tells_of_every_attempt() -> None:
-    async with over(FakeTransport([FakeReply(status=429), FakeReply(status=500)])) as client:
+    async with over(ScriptedTransport([ScriptedReply(status=429), ScriptedReply(status=500)])) as client:
         with pytest.raises(asyncllm.InternalServerError, match="after 3 attempts") as caught:
             await client.chat("hi")
 
@@ -397,7 +397,7 @@ async def test_an_error_tells_of_every_attempt() -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 async def test_what_another_try_cannot_mend_is_not_tried_again(status: int) -> None:
-    transport = FakeTransport([FakeReply(status=status)])
+    transport = ScriptedTransport([ScriptedReply(status=status)])
 
     async with over(transport) as client:
         with pytest.raises(asyncllm.APIStatusError):
@@ -408,7 +408,7 @@ async def test_what_another_try_cannot_mend_is_not_tried_again(status: int) -> N
 
 async def test_after_the_first_piece_nothing_is_tried_again_and_what_came_is_kept() -> None:
     pieces = [b"data: " + chunk + b"\n\n" for chunk in openai_chunks(["Hel", "lo"], finish=None)]
-    transport = FakeTransport([FakeReply(body=[*pieces, asyncllm.StreamInterrupted("cut")])])
+    transport = ScriptedTransport([ScriptedReply(body=[*pieces, asyncllm.StreamInterrupted("cut")])])
 
     async with over(transport) as client:
         seen: list[str] = []
@@ -434,19 +434,19 @@ async def test_a_backend_that_forgets_its_terminal_event_is_found_out() -> None:
 
 
 FALLS = [
-    (FakeReply(status=503), True),
-    (FakeReply(status=404), True),
-    (FakeReply(status=429, body=b'{"error":{"code":"insufficient_quota"}}'), True),
+    (ScriptedReply(status=503), True),
+    (ScriptedReply(status=404), True),
+    (ScriptedReply(status=429, body=b'{"error":{"code":"insufficient_quota"}}'), True),
     (asyncllm.APIConnectionError("refused"), True),
-    (FakeReply(status=400), False),
-    (FakeReply(status=401), False),
+    (ScriptedReply(status=400), False),
+    (ScriptedReply(status=401), False),
 ]
 
 
 @pytest.mark.parametrize(("first", "falls"), FALLS, ids=range(len(FALLS)))
 async def test_the_next_model_is_asked_only_where_it_could_do_better(first: Any, falls: bool) -> None:
-    good = FakeReply(body=openai_reply("ok"))
-    transport = FakeTransport([lambda call: first if b"one" in call.body else good])
+    good = ScriptedReply(body=openai_reply("ok"))
+    transport = ScriptedTransport([lambda call: first if b"one" in call.body else good])
 
     async with over(transport, retry=None) as client:
         if falls:
@@ -459,7 +459,7 @@ async def test_the_next_model_is_asked_only_where_it_could_do_better(first: Any,
 
 
 async def test_when_every_model_fails_the_error_is_the_last_ones_and_tells_of_all() -> None:
-    async with over(FakeTransport([FakeReply(status=503), FakeReply(status=500)]), retry=None) as client:
+    async with over(ScriptedTransport([ScriptedReply(status=503), ScriptedReply(status=500)]), retry=None) as client:
         with pytest.raises(asyncllm.InternalServerError) as caught:
             await client.chat("hi", model=["openai:one", "openai:two"])
 
@@ -650,15 +650,17 @@ BODIES: list[tuple[str, bytes, type[Exception]]] = [
 async def test_a_body_that_is_no_stream_is_never_an_empty_answer(
     kind: str, data: bytes, error: type[Exception]
 ) -> None:
-    async with over(FakeTransport([FakeReply(headers={"Content-Type": kind}, body=data)]), retry=None) as client:
+    async with over(
+        ScriptedTransport([ScriptedReply(headers={"Content-Type": kind}, body=data)]), retry=None
+    ) as client:
         with pytest.raises(error):
             await client.stream("hi").whole()
 
 
 async def test_a_server_that_does_not_stream_still_answers() -> None:
-    reply = FakeReply(headers={"Content-Type": "application/json; charset=utf-8"}, body=openai_reply("whole"))
+    reply = ScriptedReply(headers={"Content-Type": "application/json; charset=utf-8"}, body=openai_reply("whole"))
 
-    async with over(FakeTransport([reply])) as client:
+    async with over(ScriptedTransport([reply])) as client:
         assert [text async for text in client.stream_text("hi")] == ["whole"]
 
 
@@ -709,7 +711,7 @@ async def test_closing_closes_every_backend_though_one_fails() -> None:
             closed.append("backend")
             raise RuntimeError("stuck")
 
-    class Transport(FakeTransport):
+    class Transport(ScriptedTransport):
         async def aclose(self) -> None:
             closed.append("transport")
 
@@ -734,9 +736,11 @@ async def test_several_answers_are_refused_where_only_one_is_given() -> None:
 
 async def test_neither_a_client_nor_its_errors_show_key_or_prompt() -> None:
     canary = "canary-91c4"
-    echo = FakeReply(status=400, body=f'{{"error":{{"message":"key {canary}-key, prompt {canary}-prompt"}}}}'.encode())
+    echo = ScriptedReply(
+        status=400, body=f'{{"error":{{"message":"key {canary}-key, prompt {canary}-prompt"}}}}'.encode()
+    )
 
-    async with over(FakeTransport([echo]), api_key=f"{canary}-key") as client:
+    async with over(ScriptedTransport([echo]), api_key=f"{canary}-key") as client:
         with pytest.raises(asyncllm.BadRequestError) as caught:
             await client.chat(f"{canary}-prompt")
         with pytest.raises(TypeError, match="not pickled"):

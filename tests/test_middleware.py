@@ -13,13 +13,20 @@ from hypothesis import strategies as st
 import asyncllm
 from asyncllm import Finished, Retry, TextDelta
 from asyncllm.events import Events, Ready
+from asyncllm.middleware import Open, bottom
 from asyncllm.middleware.gate import gate
-from asyncllm.middleware.retry import again
+from asyncllm.middleware.limits import Limiter
+from asyncllm.middleware.retry import RetryQuota, retry
 from asyncllm.testing import ScriptedBackend
+from asyncllm.trail import Trail
 from asyncllm.types import Message, Request
 from asyncllm.watchdog import Waiter, Watchdog
 
 REQUEST = Request(model="m", messages=(Message("user", "hi"),))
+
+
+def opened(layer: Open) -> AbstractAsyncContextManager[Events]:
+    return layer(REQUEST, Trail("chat", REQUEST, "scripted", "scripted"))
 
 
 class Sleeps:
@@ -82,16 +89,11 @@ def test_a_policy_that_cannot_be_right_is_refused_by_name(fields: dict[str, floa
 
 
 async def test_a_call_is_made_until_it_succeeds_and_waits_in_between() -> None:
-    results: list[object] = [asyncllm.RateLimitError("x", retry_after_s=2), asyncllm.InternalServerError("x"), "ok"]
-    clock = Sleeps()
+    errors = [asyncllm.RateLimitError("x", retry_after_s=2), asyncllm.InternalServerError("x")]
+    backend, clock, policy = ScriptedBackend([*errors, [TextDelta("ok"), Finished("stop")]]), Sleeps(), Retry()
 
-    async def call() -> object:
-        result = results.pop(0)
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    assert await again(call, Retry(), clock) == "ok"
+    async with opened(retry(bottom(backend), policy, clock, Limiter(), RetryQuota(policy))) as events:
+        assert [event async for event in events] == [TextDelta("ok"), Finished("stop")]
     assert len(clock.seconds) == 2
     assert 2 <= clock.seconds[0] <= 2.2
 
@@ -99,7 +101,7 @@ async def test_a_call_is_made_until_it_succeeds_and_waits_in_between() -> None:
 async def test_the_gate_reads_ahead_to_the_first_content_and_loses_nothing() -> None:
     events: list[asyncllm.Event] = [asyncllm.Started("m"), TextDelta("a"), TextDelta("b"), Finished("stop")]
 
-    async with gate(ScriptedBackend([events]).open)(REQUEST) as lent:
+    async with opened(gate(bottom(ScriptedBackend([events])))) as lent:
         assert isinstance(lent, Ready)
         assert list(lent.head) == events[:2]
         assert [event async for event in lent] == events
@@ -109,7 +111,7 @@ async def test_an_error_before_the_first_content_is_raised_at_the_gate_and_frees
     backend = ScriptedBackend([[asyncllm.Started("m"), asyncllm.OverloadedError("busy")]])
 
     with pytest.raises(asyncllm.OverloadedError):
-        async with gate(backend.open)(REQUEST):
+        async with opened(gate(bottom(backend))):
             raise AssertionError("entered")
 
     assert backend.opened == backend.closed == 1
@@ -119,7 +121,7 @@ async def test_a_reply_without_a_word_is_interrupted_at_the_gate() -> None:
     backend = ScriptedBackend([[asyncllm.Started("m")]])
 
     with pytest.raises(asyncllm.StreamInterrupted, match="before anything"):
-        async with gate(backend.open)(REQUEST):
+        async with opened(gate(bottom(backend))):
             raise AssertionError("entered")
 
     assert backend.opened == backend.closed == 1
@@ -194,10 +196,10 @@ async def test_a_closed_watchdog_leaves_no_timer() -> None:
 
 
 def test_layers_fit_together_by_one_type() -> None:
-    def layer(open_: asyncllm.middleware.Open) -> asyncllm.middleware.Open:
-        def opened(request: Request) -> AbstractAsyncContextManager[Events]:
-            return open_(request)
+    def layer(open_: Open) -> Open:
+        def opened(request: Request, trail: Trail) -> AbstractAsyncContextManager[Events]:
+            return open_(request, trail)
 
         return opened
 
-    assert layer(ScriptedBackend([[]]).open)(REQUEST)
+    assert opened(layer(bottom(ScriptedBackend([[]]))))

@@ -29,8 +29,6 @@ from asyncllm.errors import (
 from asyncllm.events import Finished, TextDelta, UsageReport
 from asyncllm.testing import (
     Chunk,
-    FakeReply,
-    FakeTransport,
     FaultyServer,
     Fin,
     HalfClose,
@@ -38,6 +36,8 @@ from asyncllm.testing import (
     Pause,
     Rst,
     ScriptedBackend,
+    ScriptedReply,
+    ScriptedTransport,
     SeenRequest,
     Slice,
     Sse,
@@ -143,19 +143,19 @@ def test_a_scripted_backend_without_a_script_is_refused() -> None:
         ScriptedBackend([])
 
 
-# -- FakeTransport ---------------------------------------------------------------------------------------------------
+# -- ScriptedTransport -----------------------------------------------------------------------------------------------
 
 
-def openai(transport: FakeTransport) -> Client:
+def openai(transport: ScriptedTransport) -> Client:
     return Client(
         model="openai:any", base_url="http://fake/v1", api_key="sk-1234", transport=transport, retry=None, env={}
     )
 
 
-async def test_a_fake_transport_answers_a_client_and_keeps_the_calls() -> None:
+async def test_a_scripted_transport_answers_a_client_and_keeps_the_calls() -> None:
     usage = Usage(input_tokens=1, output_tokens=2)
     whole, streamed = openai_reply("Hello", usage=usage), openai_stream(["Hel", "lo"], usage=usage)
-    transport = FakeTransport([FakeReply(body=whole), FakeReply(body=in_pieces(streamed, 7))])
+    transport = ScriptedTransport([ScriptedReply(body=whole), ScriptedReply(body=in_pieces(streamed, 7))])
 
     async with openai(transport) as client:
         reply = await client.chat("hi")
@@ -174,16 +174,16 @@ async def test_a_fake_transport_answers_a_client_and_keeps_the_calls() -> None:
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (FakeReply(429, {"Retry-After": "3"}, b'{"error": {"message": "slow"}}'), RateLimitError),
-        (FakeReply(307), RedirectRefusedError),
-        (FakeReply(204), ProtocolError),
-        (FakeReply(body=[openai_stream(["Hi"])[:80], StreamInterrupted("cut")]), StreamInterrupted),
+        (ScriptedReply(429, {"Retry-After": "3"}, b'{"error": {"message": "slow"}}'), RateLimitError),
+        (ScriptedReply(307), RedirectRefusedError),
+        (ScriptedReply(204), ProtocolError),
+        (ScriptedReply(body=[openai_stream(["Hi"])[:80], StreamInterrupted("cut")]), StreamInterrupted),
         (APIConnectionError("down"), APIConnectionError),
-        (lambda call: FakeReply(400, body=call.body), BadRequestError),
+        (lambda call: ScriptedReply(400, body=call.body), BadRequestError),
     ],
 )
-async def test_a_fake_transport_fails_as_it_is_told(answer: FakeReply, error: type[APIError]) -> None:
-    transport = FakeTransport([answer])
+async def test_a_scripted_transport_fails_as_it_is_told(answer: ScriptedReply, error: type[APIError]) -> None:
+    transport = ScriptedTransport([answer])
 
     async with openai(transport) as client:
         text = client.stream_text("a prompt that the reply echoes")
@@ -194,18 +194,20 @@ async def test_a_fake_transport_fails_as_it_is_told(answer: FakeReply, error: ty
     assert transport.opened == transport.closed
 
 
-async def test_a_fake_reply_has_headers_of_any_case_and_never_ends_early() -> None:
-    transport = FakeTransport([FakeReply(headers={"X-Request-Id": "7"}, body=[b"one", b"", 0.001, Pause(0), b"two"])])
+async def test_a_scripted_reply_has_headers_of_any_case_and_never_ends_early() -> None:
+    transport = ScriptedTransport(
+        [ScriptedReply(headers={"X-Request-Id": "7"}, body=[b"one", b"", 0.001, Pause(0), b"two"])]
+    )
 
-    async with transport.open(HttpCall(url="http://fake")) as reply:
-        assert reply.headers["x-request-ID"] == "7"
-        assert reply.headers["content-type"] == "application/json"
-        assert len(reply.headers) == 2
-        assert [await reply.receive() for _ in range(3)] == [b"one", b"two", b""]
+    async with transport.open(HttpCall(url="http://fake")) as lent:
+        assert lent.headers["x-request-ID"] == "7"
+        assert lent.headers["content-type"] == "application/json"
+        assert len(lent.headers) == 2
+        assert [await lent.receive() for _ in range(3)] == [b"one", b"two", b""]
 
 
-async def test_a_fake_reply_can_stall() -> None:
-    transport = FakeTransport([FakeReply(body=[b"one", Stall()])])
+async def test_a_scripted_reply_can_stall() -> None:
+    transport = ScriptedTransport([ScriptedReply(body=[b"one", Stall()])])
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.02), transport.open(HttpCall(url="http://fake")) as reply:
@@ -214,9 +216,9 @@ async def test_a_fake_reply_can_stall() -> None:
     assert transport.closed == 1
 
 
-async def test_a_fake_transport_without_replies_says_who_called() -> None:
+async def test_a_scripted_transport_without_replies_says_who_called() -> None:
     with pytest.raises(AssertionError, match="POST http://fake"):
-        async with FakeTransport().open(HttpCall(url="http://fake")):
+        async with ScriptedTransport().open(HttpCall(url="http://fake")):
             pass
 
 

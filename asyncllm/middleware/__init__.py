@@ -1,10 +1,11 @@
 """The layers between a client and its backends, one file a layer.
 
-A layer takes an `Open` and gives an `Open`: the request goes down unchanged, the events come up by reference. From the
-outside in:
+A layer takes an `Open` and gives an `Open`: the request goes down unchanged, the events come up by reference, and what
+happened on the way is written on the call's `Trail`. From the outside in:
 
-    total_timeout > fallback                 once a call
-      > retry > gate > deadlines > backend   once a backend, built when it is connected
+    observe > total_timeout > fallback                          once a call
+      > cached > hedge > retry > limits > gate > deadlines      once a place, built when its backend is connected
+        > backend
 
 A layer that does not read events does not wrap them, and nothing below calls up.
 """
@@ -13,10 +14,22 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias
 
+from asyncllm.backend import Backend
 from asyncllm.events import Events
+from asyncllm.trail import Trail
 from asyncllm.types import Request
 
-__all__ = ["Open"]
+__all__ = ["Open", "bottom"]
 
-Open: TypeAlias = Callable[[Request], AbstractAsyncContextManager[Events]]
+Open: TypeAlias = Callable[[Request, Trail], AbstractAsyncContextManager[Events]]
 """What a layer takes and gives: `Backend.open`, more or less wrapped."""
+
+
+def bottom(backend: Backend) -> Open:
+    """What the innermost layer wraps: `backend.open`, which knows nothing of trails."""
+    open_ = backend.open
+
+    def opened(request: Request, _: Trail) -> AbstractAsyncContextManager[Events]:
+        return open_(request)
+
+    return opened

@@ -12,6 +12,7 @@ from asyncllm.errors import APITimeoutError, EventIdleTimeoutError, FirstEventTi
 from asyncllm.events import Events
 from asyncllm.middleware import Open
 from asyncllm.middleware.watch import Held
+from asyncllm.trail import Trail
 from asyncllm.types import Request, Timeouts
 from asyncllm.watchdog import Watchdog
 
@@ -21,11 +22,11 @@ __all__ = ["deadlines"]
 def deadlines(open_: Open, dog: Watchdog) -> Open:
     """Hold every call of `open_` to the `first_event_s` and `event_idle_s` of its request."""
 
-    def opened(request: Request) -> AbstractAsyncContextManager[Events]:
+    def opened(request: Request, trail: Trail) -> AbstractAsyncContextManager[Events]:
         timeouts = request.timeouts
         idle_s = timeouts.event_idle_s
         return Held(
-            open_(request),
+            open_(request, trail),
             dog,
             first_s=timeouts.first_event_s,
             later_s=inf if idle_s is None else idle_s,

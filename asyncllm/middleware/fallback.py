@@ -2,50 +2,90 @@
 
 The next one is asked only while nothing of an answer has arrived, and only after an error that another place could
 do better at: a place that is down, overloaded, out of quota or without the model. An error that is the caller's own,
-such as a bad request, is raised at once.
+such as a bad request, is raised at once. A place that has just failed is asked last for a while.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
+from typing import Protocol
 
-from asyncllm.errors import APIError, AsyncLLMError, NotFoundError, QuotaExceededError
+from asyncllm.errors import APIError, AsyncLLMError, NotFoundError, QuotaExceededError, TotalTimeoutError
 from asyncllm.events import Events
 from asyncllm.middleware import Open
+from asyncllm.trail import Trail
 from asyncllm.types import Request
 
-__all__ = ["Fallback"]
+__all__ = ["Askable", "Fallback"]
+
+
+class Askable(Protocol):
+    """What has to be known of a place to choose among several."""
+
+    name: str
+    label: str
+    open: Open
+    cooling_until: float
+
+    def fail(self, error: APIError, now: float) -> None:
+        """It could not answer a call."""
+        ...
+
+    def recover(self) -> None:
+        """It has answered a call."""
+        ...
 
 
 class Fallback:
-    """One call over several candidates, each an `Open` with the request that suits it; `chosen` says who answered."""
+    """One call over several places, each with the request that suits it."""
 
-    __slots__ = ("_candidates", "_inner", "chosen")
+    __slots__ = ("_candidates", "_inner", "_trail")
 
-    def __init__(self, candidates: Sequence[tuple[Open, Request]]) -> None:
+    def __init__(self, candidates: Sequence[tuple[Askable, Request]], trail: Trail) -> None:
         self._candidates = candidates
+        self._trail = trail
         self._inner: AbstractAsyncContextManager[Events]
-        self.chosen = 0
-        """Position of the candidate that answers, or that failed last."""
 
     async def __aenter__(self) -> Events:
+        trail = self._trail
+        time = asyncio.get_running_loop().time
+        now = time()
+        # Sorting is stable: those that are not cooling keep their order, and come before those that are.
+        order = sorted(self._candidates, key=lambda candidate: max(0.0, candidate[0].cooling_until - now))
         errors: list[AsyncLLMError] = []
-        for position, (open_, request) in enumerate(self._candidates):
-            self.chosen = position
-            self._inner = open_(request)
+        for position, (place, request) in enumerate(order):
+            trail.ask(place.name, place.label, request)
+            self._inner = place.open(request, trail)
             try:
-                return await self._inner.__aenter__()
+                events = await self._inner.__aenter__()
             except APIError as error:
+                error.backend = error.backend or place.name
+                error.model = error.model or request.model
                 errors += error.attempts or (error,)
-                last = position == len(self._candidates) - 1
-                if last or not (error.retryable or isinstance(error, NotFoundError | QuotaExceededError)):
+                elsewhere = _is_of_the_place(error)
+                if elsewhere:
+                    place.fail(error, time())
+                if not elsewhere or position == len(order) - 1:
                     error.attempts = tuple(errors) if len(errors) > 1 else ()
+                    error.maybe_billed = any(one.maybe_billed for one in errors)
                     raise
+            else:
+                place.recover()
+                trail.failures = (*errors, *trail.failures)
+                return events
         raise AssertionError("a call has at least one candidate")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         return await self._inner.__aexit__(kind, error, trace)
+
+
+def _is_of_the_place(error: APIError) -> bool:
+    """Whether another place could do better."""
+    if isinstance(error, TotalTimeoutError):
+        return False
+    return error.retryable or isinstance(error, NotFoundError | QuotaExceededError)

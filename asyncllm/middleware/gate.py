@@ -14,6 +14,7 @@ from types import TracebackType
 from asyncllm.errors import StreamInterrupted
 from asyncllm.events import Event, Events, Ready, Started, UsageReport
 from asyncllm.middleware import Open
+from asyncllm.trail import Trail
 from asyncllm.types import Request
 
 __all__ = ["gate"]
@@ -22,8 +23,8 @@ __all__ = ["gate"]
 def gate(open_: Open) -> Open:
     """Enter `open_` only when its first piece of content is there, or its events have ended."""
 
-    def opened(request: Request) -> AbstractAsyncContextManager[Events]:
-        return _Gated(open_(request))
+    def opened(request: Request, trail: Trail) -> AbstractAsyncContextManager[Events]:
+        return _Gated(open_(request, trail))
 
     return opened
 

@@ -1,26 +1,41 @@
 """Reopen a call that failed before the first piece of its answer.
 
 Every attempt is a full `open` of the next layer, so nothing is held while waiting between two. The wait is drawn evenly
-from zero up to a bound that doubles (full jitter): callers that failed together do not come back together.
+from zero up to a bound that doubles (full jitter): callers that failed together do not come back together. What all
+calls of a deployment may retry together is bounded by a `RetryQuota`, so that a service in trouble is not kept there.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import TypeVar
+from typing import ClassVar
 
 from asyncllm.backend import Clock
-from asyncllm.errors import AsyncLLMError, ConfigError, OverloadedError, RateLimitError
+from asyncllm.errors import (
+    APITimeoutError,
+    AsyncLLMError,
+    ConfigError,
+    OverloadedError,
+    PoolTimeoutError,
+    RateLimitError,
+)
 from asyncllm.events import Events
 from asyncllm.middleware import Open
+from asyncllm.middleware.limits import Limiter
+from asyncllm.trail import Trail
 from asyncllm.types import Noun, Request
 
-__all__ = ["Retry", "again", "retry"]
+__all__ = ["Retry", "RetryQuota", "retry"]
 
-T = TypeVar("T")
+_COST = 14
+_TIMEOUT_COST = 10
+_THROTTLED_COST = 5
+_SLOTS = 12
+_SLOT_S = 10.0
+_BURST = 35  # retries that the ratio never forbids, which are as many as a full quota allows
 
 
 class Retry(Noun, frozen=True, kw_only=True):
@@ -36,6 +51,15 @@ class Retry(Noun, frozen=True, kw_only=True):
     """Where the doubling ends."""
     max_retry_after_s: float = 120
     """A server that asks for a longer wait is not waited for: its error is raised with `retry_after_s`."""
+    quota: int | None = 500
+    """What the retries of a deployment's calls may cost together: 14 after a failure, 10 after a timeout, 5 after a
+    throttled call; each call that succeeds gives one back. `None` sets no bound."""
+    ratio: float | None = 0.1
+    """The share of a deployment's calls of the last two minutes that may be retried, once that is more than what the
+    full default quota allows (35). `None` sets no bound."""
+
+    instant: ClassVar[bool] = False
+    """A switch for tests: wait for nothing, in all clients of the process."""
 
     def __post_init__(self) -> None:
         if type(self.attempts) is not int or self.attempts < 1:
@@ -44,65 +68,164 @@ class Retry(Noun, frozen=True, kw_only=True):
             seconds = getattr(self, name)
             if not (type(seconds) in (int, float) and seconds >= 0):
                 raise ConfigError(f"{name} is a number of seconds from zero up; got {seconds!r}", field=name)
+        if self.quota is not None and (type(self.quota) is not int or self.quota < 0):
+            raise ConfigError(f"quota is a whole number from 0 up, or None; got {self.quota!r}", field="quota")
+        if self.ratio is not None and not (type(self.ratio) in (int, float) and 0 <= self.ratio <= 1):
+            raise ConfigError(f"ratio is a share from 0 to 1, or None; got {self.ratio!r}", field="ratio")
 
     def wait_s(self, error: AsyncLLMError, attempt: int, draw: Callable[[], float] = random.random) -> float | None:
         """Seconds to wait after the `attempt`-th call failed with `error`, or `None` to give up.
 
         `draw` gives numbers from 0 up to 1.
         """
-        if attempt >= self.attempts or not error.retryable:
+        # Who could not get a slot has waited already, and would queue up behind all the others.
+        if attempt >= self.attempts or not error.retryable or isinstance(error, PoolTimeoutError):
             return None
         asked_s = error.retry_after_s
+        if asked_s and asked_s > self.max_retry_after_s:
+            return None
+        if Retry.instant:
+            return 0.0
         if asked_s:
-            if asked_s > self.max_retry_after_s:
-                return None
             # At least what was asked; the tenth on top keeps a thousand callers from waking in the same instant.
             return asked_s * (1 + draw() / 10)
         base_s = self.throttled_s if isinstance(error, RateLimitError | OverloadedError) else self.backoff_s
         return draw() * min(self.max_backoff_s, base_s * 2.0 ** (attempt - 1))
 
-
-async def again(call: Callable[[], Awaitable[T]], policy: Retry, clock: Clock) -> T:
-    """Await `call()` until it succeeds or `policy` gives up; the error then lists every attempt."""
-    errors: list[AsyncLLMError] = []
-    while True:
-        try:
-            return await call()
-        except AsyncLLMError as error:
-            errors.append(error)
-            wait_s = policy.wait_s(error, len(errors))
-            if wait_s is None:
-                error.attempts = tuple(errors) if len(errors) > 1 else ()
-                error.maybe_billed = any(one.maybe_billed for one in errors)
-                raise
-        await clock.sleep(wait_s)
+    def pause_s(self, error: AsyncLLMError, times: int) -> float:
+        """Seconds for which no call goes to a deployment that has throttled one, `times` in a row; 0 for none."""
+        asked_s = error.retry_after_s
+        if self.attempts < 2 or Retry.instant or (asked_s or 0) > self.max_retry_after_s:
+            return 0.0
+        return asked_s or min(self.max_backoff_s, self.throttled_s * 2.0 ** (times - 1))
 
 
-def retry(open_: Open, policy: Retry, clock: Clock) -> Open:
-    """Make every call of `open_` up to `policy.attempts` times."""
+class RetryQuota:
+    """What the retries of all calls to one deployment may amount to, over the last two minutes and in a row."""
 
-    def opened(request: Request) -> AbstractAsyncContextManager[Events]:
-        return _Retried(open_, policy, clock, request)
+    __slots__ = ("_call_counts", "_calls", "_policy", "_retries", "_retry_counts", "_slot", "_tokens")
 
-    return opened
+    def __init__(self, policy: Retry) -> None:
+        self._policy = policy
+        self._tokens = policy.quota or 0
+        self._calls = self._retries = self._slot = 0
+        self._call_counts = [0] * _SLOTS
+        self._retry_counts = [0] * _SLOTS
+
+    def call(self, now: float) -> None:
+        """A call is made, for the first time."""
+        if int(now / _SLOT_S) != self._slot:
+            self._turn(int(now / _SLOT_S))
+        self._calls += 1
+        self._call_counts[self._slot % _SLOTS] += 1
+
+    def succeed(self) -> None:
+        """A call was answered."""
+        if self._tokens < (self._policy.quota or 0):
+            self._tokens += 1
+
+    def take(self, error: AsyncLLMError, now: float) -> bool:
+        """Whether the call that failed with `error` may be made again. If so, that is counted."""
+        self._turn(int(now / _SLOT_S))
+        policy = self._policy
+        if policy.ratio is not None and self._retries >= max(_BURST, int(policy.ratio * self._calls)):
+            return False
+        if policy.quota is not None:
+            cost = _cost(error)
+            if self._tokens < cost:
+                return False
+            self._tokens -= cost
+        self._retries += 1
+        self._retry_counts[self._slot % _SLOTS] += 1
+        return True
+
+    def _turn(self, slot: int) -> None:
+        """Forget what is older than the window."""
+        for past in range(max(self._slot, slot - _SLOTS) + 1, slot + 1):
+            position = past % _SLOTS
+            self._calls -= self._call_counts[position]
+            self._retries -= self._retry_counts[position]
+            self._call_counts[position] = self._retry_counts[position] = 0
+        self._slot = max(slot, self._slot)
+
+
+def _cost(error: AsyncLLMError) -> int:
+    if isinstance(error, RateLimitError | OverloadedError):
+        return _THROTTLED_COST
+    return _TIMEOUT_COST if isinstance(error, APITimeoutError) else _COST
+
+
+def retry(open_: Open, policy: Retry, clock: Clock, limiter: Limiter, quota: RetryQuota) -> Open:
+    """Make every call of `open_` up to `policy.attempts` times.
+
+    `limiter` is the one that the calls of `open_` pass: a pause that it imposes on all calls is not waited for twice.
+    `quota` bounds what all calls to the deployment retry together.
+    """
+    return _Retrier(open_, policy, clock, limiter, quota)
+
+
+class _Retrier:
+    """The layer: what all calls to one deployment share."""
+
+    __slots__ = ("clock", "limiter", "open", "policy", "quota")
+
+    def __init__(self, open_: Open, policy: Retry, clock: Clock, limiter: Limiter, quota: RetryQuota) -> None:
+        self.open = open_
+        self.policy = policy
+        self.clock = clock
+        self.limiter = limiter
+        self.quota = quota
+
+    def __call__(self, request: Request, trail: Trail) -> AbstractAsyncContextManager[Events]:
+        return _Retried(self, request, trail)
+
+    def wait_s(self, error: AsyncLLMError, attempt: int, trail: Trail) -> float | None:
+        """Seconds to wait after the `attempt`-th call, or `None` if there is to be no other."""
+        wait_s = self.policy.wait_s(error, attempt)
+        if wait_s is None:
+            return None
+        now = self.clock.time()
+        due = trail.due
+        # Where the answer would come too late, the caller gets the reason now.
+        if (due is not None and now + wait_s >= due) or not self.quota.take(error, now):
+            return None
+        return max(0.0, wait_s - self.limiter.paused_s())
 
 
 class _Retried:
-    __slots__ = ("_clock", "_inner", "_open", "_policy", "_request")
+    """One call."""
 
-    def __init__(self, open_: Open, policy: Retry, clock: Clock, request: Request) -> None:
-        self._open = open_
-        self._policy = policy
-        self._clock = clock
+    __slots__ = ("_inner", "_layer", "_request", "_trail")
+
+    def __init__(self, layer: _Retrier, request: Request, trail: Trail) -> None:
+        self._layer = layer
         self._request = request
+        self._trail = trail
         self._inner: AbstractAsyncContextManager[Events]
 
     async def __aenter__(self) -> Events:
-        return await again(self._attempt, self._policy, self._clock)
-
-    async def _attempt(self) -> Events:
-        self._inner = self._open(self._request)
-        return await self._inner.__aenter__()
+        layer, trail = self._layer, self._trail
+        layer.quota.call(trail.started_at)
+        errors: list[AsyncLLMError] = []
+        while True:
+            self._inner = layer.open(self._request, trail)
+            try:
+                events = await self._inner.__aenter__()
+            except AsyncLLMError as error:
+                error.backend = error.backend or trail.backend
+                error.model = error.model or self._request.model
+                errors.append(error)
+                wait_s = layer.wait_s(error, len(errors), trail)
+                if wait_s is None:
+                    if len(errors) > 1:
+                        error.attempts = tuple(errors)
+                        error.maybe_billed = any(one.maybe_billed for one in errors)
+                    raise
+            else:
+                layer.quota.succeed()
+                trail.failures += tuple(errors)
+                return events
+            await layer.clock.sleep(wait_s)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

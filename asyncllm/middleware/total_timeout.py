@@ -8,17 +8,18 @@ from asyncllm.errors import TotalTimeoutError
 from asyncllm.events import Events
 from asyncllm.middleware import Open
 from asyncllm.middleware.watch import Held
+from asyncllm.trail import Trail
 from asyncllm.types import Request
 from asyncllm.watchdog import Watchdog
 
 __all__ = ["total_timeout"]
 
 
-def total_timeout(open_: Open, request: Request, dog: Watchdog) -> AbstractAsyncContextManager[Events]:
+def total_timeout(open_: Open, request: Request, trail: Trail, dog: Watchdog) -> AbstractAsyncContextManager[Events]:
     """Start the call, held to the `total_s` of its request if it has one."""
     total_s = request.timeouts.total_s
     if total_s is None:
-        return open_(request)
+        return open_(request, trail)
 
     def late(events: int, elapsed_s: float) -> TotalTimeoutError:
         return TotalTimeoutError(
@@ -28,4 +29,4 @@ def total_timeout(open_: Open, request: Request, dog: Watchdog) -> AbstractAsync
             maybe_billed=True,
         )
 
-    return Held(open_(request), dog, first_s=total_s, later_s=None, late=late)
+    return Held(open_(request, trail), dog, first_s=total_s, later_s=None, late=late)

@@ -1,8 +1,9 @@
 """The kit for those who write backends, and for those who test code that uses them.
 
-    ScriptedBackend, FakeTransport    fakes for the two seams, `Backend` and `Transport`
-    FaultyServer                      a real server on 127.0.0.1 that misbehaves as its script says
-    BackendConformance                the checks that every backend passes, first-party ones included
+    ScriptedBackend, ScriptedTransport  play what they are told at the two seams, `Backend` and `Transport`
+    FaultyServer                        a real server on 127.0.0.1 that misbehaves as its script says
+    ManualClock, VirtualTimeLoop        time that moves when told to, and an event loop on which waiting takes none
+    BackendConformance                  the checks that every backend passes, first-party ones included
 
 Nothing here needs pytest to be imported: a conformance check is a plain method with plain asserts, which pytest finds
 and anybody can call.
@@ -13,44 +14,50 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncllm.testing.conformance import BackendConformance
-    from asyncllm.testing.fake_transport import FakeReply, FakeTransport, in_pieces
     from asyncllm.testing.ops import Chunk, Fin, HalfClose, Op, Pause, Rst, Slice, Sse, Stall, Status
-    from asyncllm.testing.scripted import Script, ScriptedBackend, Step
+    from asyncllm.testing.scripted_backend import Script, ScriptedBackend, Step
+    from asyncllm.testing.scripted_transport import ScriptedReply, ScriptedTransport, in_pieces
     from asyncllm.testing.server import FaultyServer, SeenRequest
+    from asyncllm.testing.time import ManualClock, StuckError, VirtualTimeLoop, run_virtual
     from asyncllm.testing.wire import openai_chunks, openai_reply, openai_stream, sse_event
 
 __all__ = [
     "BackendConformance",
     "Chunk",
-    "FakeReply",
-    "FakeTransport",
     "FaultyServer",
     "Fin",
     "HalfClose",
+    "ManualClock",
     "Op",
     "Pause",
     "Rst",
     "Script",
     "ScriptedBackend",
+    "ScriptedReply",
+    "ScriptedTransport",
     "SeenRequest",
     "Slice",
     "Sse",
     "Stall",
     "Status",
     "Step",
+    "StuckError",
+    "VirtualTimeLoop",
     "in_pieces",
     "openai_chunks",
     "openai_reply",
     "openai_stream",
+    "run_virtual",
     "sse_event",
 ]
 
 _HOME = {
     "conformance": ["BackendConformance"],
-    "fake_transport": ["FakeReply", "FakeTransport", "in_pieces"],
     "ops": ["Chunk", "Fin", "HalfClose", "Op", "Pause", "Rst", "Slice", "Sse", "Stall", "Status"],
-    "scripted": ["Script", "ScriptedBackend", "Step"],
+    "scripted_backend": ["Script", "ScriptedBackend", "Step"],
+    "scripted_transport": ["ScriptedReply", "ScriptedTransport", "in_pieces"],
     "server": ["FaultyServer", "SeenRequest"],
+    "time": ["ManualClock", "StuckError", "VirtualTimeLoop", "run_virtual"],
     "wire": ["openai_chunks", "openai_reply", "openai_stream", "sse_event"],
 }
 _LAZY = {name: f"asyncllm.testing.{module}" for module, names in _HOME.items() for name in names}

@@ -1,4 +1,4 @@
-"""Replies in OpenAI's wire format, to be sent by a fake server or a fake transport."""
+"""Replies in OpenAI's wire format, to be sent by a scripted server or transport."""
 
 from __future__ import annotations
 

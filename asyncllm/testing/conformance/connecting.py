@@ -10,7 +10,7 @@ from asyncllm.backend import Backend
 from asyncllm.errors import AsyncLLMError
 from asyncllm.testing.conformance.harness import within
 from asyncllm.testing.conformance.subject import Subject, check
-from asyncllm.testing.fake_transport import FakeTransport
+from asyncllm.testing.scripted_transport import ScriptedTransport
 
 __all__ = ["ConnectChecks"]
 
@@ -23,8 +23,8 @@ class ConnectChecks(Subject):
 
     def test_connecting_needs_no_running_loop_and_opens_nothing(self) -> None:
         """No loop, no request, no thread, no file that stays open."""
-        self.connect(FakeTransport())  # the first time imports modules, which is no business of this check
-        transport = FakeTransport()
+        self.connect(ScriptedTransport())  # the first time imports modules, which is no business of this check
+        transport = ScriptedTransport()
         threads, files = threading.active_count(), _open_files()
         backend = self.connect(transport)
         assert not transport.calls, "connect sends a request"

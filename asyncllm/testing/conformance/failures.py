@@ -25,7 +25,7 @@ from asyncllm.events import Event
 from asyncllm.testing.conformance.harness import run_clean, within
 from asyncllm.testing.conformance.options import OPTIONS
 from asyncllm.testing.conformance.subject import Subject, check
-from asyncllm.testing.fake_transport import FakeReply, FakeTransport
+from asyncllm.testing.scripted_transport import ScriptedReply, ScriptedTransport
 from asyncllm.types import Request
 
 __all__ = ["FailureChecks"]
@@ -41,20 +41,22 @@ def _echo(call: HttpCall) -> bytes:
     return msgspec.json.encode({"error": {"message": text, "type": "server_error", "code": "broken"}})
 
 
-def _refused(status: int) -> Callable[[HttpCall], FakeReply]:
-    return lambda call: FakeReply(status, {"Content-Type": "application/json", "Retry-After": "7"}, _echo(call))
+def _refused(status: int) -> Callable[[HttpCall], ScriptedReply]:
+    return lambda call: ScriptedReply(status, {"Content-Type": "application/json", "Retry-After": "7"}, _echo(call))
 
 
-_BROKEN: Mapping[str, Callable[[HttpCall], FakeReply | BaseException]] = {
-    "no body at all": lambda _: FakeReply(),
-    "bytes that are nothing": lambda _: FakeReply(body=b"\x00\xff\xfe garbage {{{"),
-    "an event that is nothing": lambda _: FakeReply(body=b"data: \xff\xfe{{{\n\n"),
-    "a web page": lambda _: FakeReply(headers={"Content-Type": "text/html"}, body=b"<html>busy</html>"),
-    "an error under status 200": lambda call: FakeReply(headers={"Content-Type": "application/json"}, body=_echo(call)),
-    "an error in the stream": lambda call: FakeReply(
+_BROKEN: Mapping[str, Callable[[HttpCall], ScriptedReply | BaseException]] = {
+    "no body at all": lambda _: ScriptedReply(),
+    "bytes that are nothing": lambda _: ScriptedReply(body=b"\x00\xff\xfe garbage {{{"),
+    "an event that is nothing": lambda _: ScriptedReply(body=b"data: \xff\xfe{{{\n\n"),
+    "a web page": lambda _: ScriptedReply(headers={"Content-Type": "text/html"}, body=b"<html>busy</html>"),
+    "an error under status 200": lambda call: ScriptedReply(
+        headers={"Content-Type": "application/json"}, body=_echo(call)
+    ),
+    "an error in the stream": lambda call: ScriptedReply(
         body=b"event: error\ndata: " + _echo(call) + b"\n\n" if call.stream else _echo(call)
     ),
-    "a connection that breaks": lambda _: FakeReply(
+    "a connection that breaks": lambda _: ScriptedReply(
         body=[StreamInterrupted("while reading the reply: cut", maybe_billed=True)]
     ),
     "no connection": lambda _: APIConnectionError("cannot connect to nowhere"),
@@ -64,7 +66,7 @@ _BROKEN: Mapping[str, Callable[[HttpCall], FakeReply | BaseException]] = {
 class FailureChecks(Subject):
     """An error is typed, travels between processes, and keeps prompts and keys to itself.
 
-    What a service says goes through a `FakeTransport`, which reaches every backend that speaks HTTP. A backend that
+    What a service says goes through a `ScriptedTransport`, which reaches every backend that speaks HTTP. A backend that
     opens no connection has no such failures; its own are what `bad_models` provokes, and refused options.
     """
 
@@ -120,11 +122,13 @@ class FailureChecks(Subject):
         """Neither `repr` nor `str` has it."""
         assert self.api_key is None or self.api_key not in f"{backend!r} {backend!s}", "the backend's repr has the key"
 
-    def _fail(self, reply: Callable[[HttpCall], FakeReply | BaseException], *, stream: bool) -> Exception | None:
+    def _fail(self, reply: Callable[[HttpCall], ScriptedReply | BaseException], *, stream: bool) -> Exception | None:
         """What a call raises that gets `reply`; `None` for a backend that sends nothing."""
-        return run_clean(self._failing(FakeTransport([reply]), self.request(f"{_CANARY} {self.prompt}", stream=stream)))
+        return run_clean(
+            self._failing(ScriptedTransport([reply]), self.request(f"{_CANARY} {self.prompt}", stream=stream))
+        )
 
-    async def _failing(self, transport: FakeTransport, request: Request) -> Exception | None:
+    async def _failing(self, transport: ScriptedTransport, request: Request) -> Exception | None:
         got: list[Event] = []
         async with self.connected(transport=transport) as backend:
             try:

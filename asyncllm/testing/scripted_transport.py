@@ -13,10 +13,10 @@ from asyncllm.rejection import rejection
 from asyncllm.testing.ops import Pause, Stall
 from asyncllm.types import Noun
 
-__all__ = ["FakeReply", "FakeTransport", "in_pieces"]
+__all__ = ["ScriptedReply", "ScriptedTransport", "in_pieces"]
 
 
-class FakeReply(Noun, frozen=True):
+class ScriptedReply(Noun, frozen=True):
     """One scripted HTTP reply."""
 
     status: int = 200
@@ -28,16 +28,16 @@ class FakeReply(Noun, frozen=True):
     _private = frozenset({"headers", "body"})
 
 
-Answer: TypeAlias = FakeReply | BaseException
+Answer: TypeAlias = ScriptedReply | BaseException
 """What a call gets: a reply, or an error raised on entering."""
 
 
 def in_pieces(data: bytes, size: int = 1) -> list[bytes]:
-    """`data` cut into pieces of `size` bytes, as a body for `FakeReply`."""
+    """`data` cut into pieces of `size` bytes, as a body for `ScriptedReply`."""
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
-class FakeTransport:
+class ScriptedTransport:
     """Answers each call with the next of `replies`; the last one answers all that follow.
 
     In place of a reply there may be an error, raised on entering, or a function of the call that gives either. What
@@ -60,11 +60,11 @@ class FakeTransport:
     async def open(self, call: HttpCall, /) -> AsyncGenerator[HttpReply]:
         """Answer `call` by the script; see `asyncllm.backend.Transport`."""
         if not self._replies:
-            raise AssertionError(f"a FakeTransport without replies was asked for {call.method} {call.url}")
+            raise AssertionError(f"a ScriptedTransport without replies was asked for {call.method} {call.url}")
         answer = self._replies[min(len(self.calls), len(self._replies) - 1)]
         self.calls.append(call)
         await asyncio.sleep(0)
-        if not isinstance(answer, FakeReply | BaseException):
+        if not isinstance(answer, ScriptedReply | BaseException):
             answer = answer(call)
         if isinstance(answer, BaseException):
             raise answer
@@ -85,7 +85,7 @@ class FakeTransport:
 class _Reply:
     """The reply that a call is lent."""
 
-    def __init__(self, reply: FakeReply, call: HttpCall) -> None:
+    def __init__(self, reply: ScriptedReply, call: HttpCall) -> None:
         kind = "text/event-stream" if call.stream else "application/json"
         self.status = reply.status
         self.headers: Mapping[str, str] = _Headers({"Content-Type": kind, **reply.headers})
@@ -137,7 +137,7 @@ class _Headers(Mapping[str, str]):
         return len(self._values)
 
 
-def _refusal(reply: FakeReply, call: HttpCall) -> APIError | None:
+def _refusal(reply: ScriptedReply, call: HttpCall) -> APIError | None:
     """The error that a real transport raises for the status of `reply`, if it raises one."""
     status = reply.status
     if status == 200 or (status < 300 and not call.stream):

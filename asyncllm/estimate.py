@@ -1,0 +1,42 @@
+"""How many tokens a call may take, before anybody has counted: for limits and budgets, which must not wait to be told.
+
+Four characters make a token in English prose, fewer in code and most other languages. Usage that a backend reports
+replaces the estimate.
+"""
+
+from __future__ import annotations
+
+from asyncllm.backend import EmbedRequest
+from asyncllm.types import Message, Request, TextPart
+
+__all__ = ["estimated_input", "estimated_tokens"]
+
+_CHARACTERS = 4
+_PART = 1000
+"""An image, a sound or a document, whose size says little about what a model makes of it."""
+
+
+def estimated_tokens(request: Request | EmbedRequest) -> int:
+    """Input and output together; output counts only where `max_tokens` bounds it."""
+    output = 0
+    if isinstance(request, Request) and isinstance(request.sampling.max_tokens, int):
+        answers = request.sampling.n
+        output = request.sampling.max_tokens * (answers if isinstance(answers, int) else 1)
+    return estimated_input(request) + output
+
+
+def estimated_input(request: Request | EmbedRequest) -> int:
+    """Tokens of the prompt, at least one."""
+    if isinstance(request, EmbedRequest):
+        return max(1, sum(map(len, request.texts)) // _CHARACTERS)
+    if isinstance(request.prompt, tuple):
+        return len(request.prompt)
+    if isinstance(request.prompt, str):
+        return max(1, len(request.prompt) // _CHARACTERS)
+    return max(1, sum(_message_tokens(message) for message in request.messages))
+
+
+def _message_tokens(message: Message) -> int:
+    if isinstance(message.content, str):
+        return len(message.content) // _CHARACTERS + 1
+    return sum(len(part.text) // _CHARACTERS + 1 if isinstance(part, TextPart) else _PART for part in message.content)

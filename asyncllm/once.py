@@ -1,0 +1,90 @@
+"""Calls that are over when they are answered, such as embeddings, in the same layers as those that stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from asyncllm.errors import AsyncLLMError
+from asyncllm.events import Events, Ready
+from asyncllm.middleware.observe import Observer
+from asyncllm.middleware.total_timeout import total_timeout
+from asyncllm.place import Target
+from asyncllm.trail import Trail
+from asyncllm.types import Request, Usage
+from asyncllm.watchdog import Watchdog
+
+__all__ = ["once"]
+
+T = TypeVar("T")
+
+
+async def once(
+    call: Callable[[], Awaitable[T]], target: Target, trail: Trail, *, dog: Watchdog, observer: Observer
+) -> T:
+    """Make `call` at `target`, as often as its layers want, and return what it gives.
+
+    Raises `APIError`, `BudgetExceededError`.
+    """
+    trail.started_at = asyncio.get_running_loop().time()
+    # The layers ask a request for its deadlines alone.
+    request = Request(model=trail.model, timeouts=trail.request.timeouts)
+    observation = observer.observe(trail, target.price)
+    if observation is not None:
+        request = observation.bounded(request)
+        await observation.begin()
+    made = _Made(call)
+    try:
+        async with total_timeout(target.place.within(made.attempt), request, trail, dog):
+            pass
+    except BaseException as error:
+        if isinstance(error, AsyncLLMError):
+            error.backend = error.backend or trail.backend
+            error.model = error.model or trail.model or None
+        if observation is not None:
+            told = observation.explain(error) or error
+            trail.end()
+            await observation.end(None, None, told)
+            if told is not error:
+                raise told from error
+        raise
+    trail.is_complete = True
+    usage: Usage | None = getattr(made.result, "usage", None)
+    if observation is not None:
+        trail.end()
+        await observation.end(None, usage, None)
+    return made.result
+
+
+class _Made(Generic[T]):
+    """What comes of a call."""
+
+    result: T
+
+    def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
+        self._call = call
+
+    def attempt(self, _: Request, __: Trail) -> AbstractAsyncContextManager[Events]:
+        """Make the call once: entering is all of it."""
+        return _Attempt(self)
+
+    async def make(self) -> None:
+        """Make the call and keep what it gives."""
+        self.result = await self._call()
+
+
+class _Attempt:
+    def __init__(self, made: _Made[T]) -> None:
+        self._made = made
+
+    async def __aenter__(self) -> Events:
+        await self._made.make()
+        return Ready(())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is held."""

@@ -1,0 +1,117 @@
+"""What happened to one call on its way: the record that its layers write down on and that its hooks are shown.
+
+A trail goes down with the request, one for each call. A layer notes on it what nobody above could know otherwise: how
+long the call waited for a slot, which attempts failed, who answered. It holds no content but the request's own, which
+shows in no `repr`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from asyncllm.backend import EmbedRequest
+    from asyncllm.errors import AsyncLLMError
+    from asyncllm.types import Request, Usage
+
+__all__ = ["Kind", "Trail"]
+
+Kind: TypeAlias = Literal["chat", "complete", "embed", "check_prompt", "list_models"]
+
+
+class Trail:
+    """One call, from its start to its end. Times are seconds on the event loop's clock, or seconds since the start."""
+
+    __slots__ = (
+        "_id",
+        "_state",
+        "abandoned",
+        "backend",
+        "cached",
+        "ended_s",
+        "failures",
+        "first_content_s",
+        "is_complete",
+        "kind",
+        "place",
+        "queue_s",
+        "request",
+        "started_at",
+        "usage",
+    )
+
+    def __init__(self, kind: Kind, request: Request | EmbedRequest, backend: str, place: str) -> None:
+        self.kind = kind
+        """What was called."""
+        self.request = request
+        """What was asked; `model` is that of the place asked last."""
+        self.backend = backend
+        """The backend that was asked last: after the call, the one that answered."""
+        self.place = place
+        """The deployment that was asked last, by its name in the configuration, or the backend's name."""
+        self.started_at = 0.0
+        """Event-loop time of the start."""
+        self.queue_s = 0.0
+        """Seconds spent waiting for a slot, over all attempts."""
+        self.failures: tuple[AsyncLLMError, ...] = ()
+        """Errors of the attempts that failed before the one that answered, oldest first."""
+        self.first_content_s: float | None = None
+        """Seconds from the start to the first piece of the answer."""
+        self.ended_s: float | None = None
+        """Seconds from the start to the end, whichever end it was."""
+        self.usage: Usage | None = None
+        """What the answer consumed, once it is known."""
+        self.abandoned = 0
+        """Hedged requests that were sent and given up: each is billed its prompt."""
+        self.cached = False
+        """Whether a cache answered."""
+        self.is_complete = False
+        """Whether the answer came to its proper end."""
+        self._id: str | None = None
+        self._state: dict[int, Any] | None = None
+
+    def ask(self, backend: str, place: str, request: Request) -> None:
+        """The call goes to `place`."""
+        self.backend = backend
+        self.place = place
+        self.request = request
+
+    def end(self) -> None:
+        """The call is over. The first end counts."""
+        if self.ended_s is None:
+            self.ended_s = asyncio.get_running_loop().time() - self.started_at
+
+    @property
+    def id(self) -> str:
+        """A name for this call that no other call has."""
+        if self._id is None:
+            self._id = secrets.token_hex(8)
+        return self._id
+
+    @property
+    def due(self) -> float | None:
+        """Event-loop time at which the `total_s` of the call is over."""
+        total_s = self.request.timeouts.total_s
+        return None if total_s is None else self.started_at + total_s
+
+    @property
+    def stream(self) -> bool:
+        """Whether the caller reads the answer piece by piece."""
+        return getattr(self.request, "stream", False)
+
+    @property
+    def model(self) -> str:
+        """The model asked last, in the backend's own naming."""
+        return self.request.model
+
+    @property
+    def state(self) -> dict[int, Any]:
+        """A place for hooks to keep what is theirs, by `id(self)` of the hook."""
+        if self._state is None:
+            self._state = {}
+        return self._state
+
+    def __repr__(self) -> str:
+        return f"<Trail {self.id}: {self.kind} at {self.place}>"
