@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, TypeVar
@@ -56,10 +57,8 @@ class DiskCache:
         self, path: str | os.PathLike[str], *, max_bytes: int = 1024 * 1024 * 1024, ttl_s: float | None = None
     ) -> None:
         check_bounds(max_bytes, ttl_s, least_bytes=_LEAST_BYTES)
-        try:
-            import lmdb  # noqa: F401  # here, where a missing extra is the caller's to see
-        except ModuleNotFoundError:
-            raise ConfigError("DiskCache needs LMDB: pip install 'asyncllm[cache]'", field="cache") from None
+        if find_spec("lmdb") is None:
+            raise ConfigError("DiskCache needs LMDB: pip install 'asyncllm[cache]'", field="cache")
         self._path = Path(path).expanduser().absolute()
         self._max_bytes = max_bytes
         self._ttl_s = ttl_s
