@@ -33,6 +33,7 @@ FLOOR = {
     "calls": 2,
     "config": 2,
     "hooks": 2,
+    "identity": 2,
     "middleware": 3,
     "registry": 2,
     "transport": 2,

@@ -21,6 +21,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import asyncllm
 from asyncllm import Finished, Started, TextDelta, UsageReport
+from asyncllm.cache import MemoryCache
 from asyncllm.hooks.otel import OpenTelemetry
 from asyncllm.testing import FaultyServer, Pause, ScriptedBackend, Stall, Status, openai_reply
 from asyncllm.types import JsonSchema, Message, Usage
@@ -283,6 +284,18 @@ async def test_metrics_have_the_names_units_and_buckets_of_the_conventions(telem
     assert {kind: point.sum for kind, point in tokens.items()} == {"input": 7, "output": 2}
     assert (tokens["input"].explicit_bounds[0], tokens["input"].explicit_bounds[-1]) == (1, 67108864)
     assert points.keys() <= METRICS
+
+
+async def test_an_answer_out_of_a_cache_says_so_and_counts_no_tokens(telemetry: Telemetry) -> None:
+    async with telemetry.client(ANSWER, cache=MemoryCache()) as client:
+        for _ in range(2):
+            await client.chat(CANARY)
+
+    asked, cached = (dict(span.attributes or {}) for span in telemetry.spans)
+    durations = telemetry.points()["gen_ai.client.operation.duration"]
+    assert ("asyncllm.cached" in asked, cached["asyncllm.cached"]) == (False, True)
+    assert [point.count for point in telemetry.points()["gen_ai.client.token.usage"]] == [1, 1]
+    assert sorted("asyncllm.cached" in (point.attributes or {}) for point in durations) == [False, True]
 
 
 async def test_a_failed_call_counts_its_time_by_the_error_and_no_tokens(telemetry: Telemetry) -> None:

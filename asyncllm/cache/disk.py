@@ -48,6 +48,7 @@ class DiskCache:
     is older than `ttl_s` seconds is not given out. Several caches of one folder in a process share it, with the
     `max_bytes` of the first; a process that is forked opens the folder itself.
 
+    Answers stand in the file as they are, and prompts and keys not at all: what is asked is known by a digest alone.
     Nothing is opened before the first use, and using a closed one opens it again.
 
     Raises `ConfigError` for limits that cannot be right, or where `pip install 'asyncllm[cache]'` is missing.
