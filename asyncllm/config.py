@@ -58,7 +58,7 @@ class BackendSettings(Noun, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limits: Limits | None = None
     """What may be asked of it, over the client's own limits."""
 
-    _private = frozenset({"api_key", "options"})
+    _private = frozenset({"base_url", "api_key", "options"})
 
     def config(self, backend: str, env: Mapping[str, str], where: str) -> Config:
         """The settings as a backend takes them. Raises `ConfigError` where the named variable is not set."""
@@ -123,6 +123,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cool_down_s: Annotated[float, Meta(ge=0)] = 10
     """For how long others are asked first, where there are others, after a place could not answer."""
 
+    def __post_init__(self) -> None:
+        for name, group in self.groups.items():
+            for member in group.weights:
+                if any(one in self.groups for one in self.expand(member)):
+                    raise ConfigError(f"the group {name!r} has a group for a member: {member!r}", field="groups")
+
     def expand(self, name: str) -> list[str]:
         """Follow aliases down to deployments, groups and `backend:model` strings, in order of preference.
 
@@ -177,8 +183,4 @@ def load_settings(path: Path | None) -> Settings:
         raise ConfigError(f"{path}: {error}", field=str(path)) from None
     for name in settings.aliases:
         settings.expand(name)
-    for name, group in settings.groups.items():
-        for member in group.weights:
-            if member in settings.groups:
-                raise ConfigError(f"the group {name!r} has a group as its member: {member!r}", field=f"groups.{name}")
     return settings

@@ -13,10 +13,12 @@
         │   ├── APITimeoutError (also a TimeoutError)
         │   │   └── ConnectTimeoutError · PoolTimeoutError · FirstEventTimeoutError
         │   │       · EventIdleTimeoutError · ByteIdleTimeoutError · TotalTimeoutError
+        │   ├── ResourceExhaustedError        this machine has no socket left; nothing was sent
         │   ├── ProtocolError                 bytes that are not the HTTP or the stream that was asked for
         │   └── RedirectRefusedError          a redirect that would carry the key or the prompt elsewhere
         ├── StreamInterrupted                 the stream ended without its terminal event; `partial` has the rest
         ├── ResponseValidationError           a reply that does not decode to what was asked for
+        │   ├── BodyTooLargeError             a whole body over the transport's limit
         │   └── EventTooLargeError            one event over the decoder's limit
         └── APIStatusError                    the server answered with an error
             ├── BadRequestError (400) > ContextLengthExceededError · ContentFilterError
@@ -46,6 +48,7 @@ __all__ = [
     "AsyncLLMError",
     "AuthenticationError",
     "BadRequestError",
+    "BodyTooLargeError",
     "BudgetExceededError",
     "ByteIdleTimeoutError",
     "ConfigError",
@@ -68,6 +71,7 @@ __all__ = [
     "QuotaExceededError",
     "RateLimitError",
     "RedirectRefusedError",
+    "ResourceExhaustedError",
     "ResponseValidationError",
     "StreamInterrupted",
     "TotalTimeoutError",
@@ -232,6 +236,12 @@ class TotalTimeoutError(APITimeoutError):
     retryable = False
 
 
+class ResourceExhaustedError(APIConnectionError):
+    """This process or machine has no socket, port or memory left for a connection. The request was not sent."""
+
+    retryable = False
+
+
 class ProtocolError(APIConnectionError):
     """The peer sent bytes that are not the HTTP or the stream format that was asked for."""
 
@@ -253,6 +263,10 @@ class StreamInterrupted(APIError):  # noqa: N818  # it says what happened; the n
 
 class ResponseValidationError(APIError):
     """A reply arrived whole but does not decode to what was asked for."""
+
+
+class BodyTooLargeError(ResponseValidationError):
+    """A reply that is read whole is larger than the transport's `max_body_bytes`."""
 
 
 class EventTooLargeError(ResponseValidationError):

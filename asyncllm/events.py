@@ -22,6 +22,7 @@ __all__ = [
     "Ready",
     "ReasoningDelta",
     "RefusalDelta",
+    "Skipped",
     "Started",
     "TextDelta",
     "ToolCallDelta",
@@ -97,6 +98,13 @@ class UsageReport(Noun, frozen=True, gc=False, tag="usage"):
     usage: Usage
 
 
+class Skipped(Noun, frozen=True, gc=False, tag="skipped"):
+    """A part of the stream could not be read and was left out, as the backend had been told to do."""
+
+    position: int
+    """How many parts came before it."""
+
+
 class Finished(Noun, frozen=True, gc=False, tag="finished"):
     """A choice is complete."""
 
@@ -108,7 +116,15 @@ class Finished(Noun, frozen=True, gc=False, tag="finished"):
 
 
 Event: TypeAlias = (
-    Started | TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | LogprobsDelta | UsageReport | Finished
+    Started
+    | TextDelta
+    | ReasoningDelta
+    | RefusalDelta
+    | ToolCallDelta
+    | LogprobsDelta
+    | UsageReport
+    | Skipped
+    | Finished
 )
 
 Events: TypeAlias = AsyncIterator[Event]

@@ -2,13 +2,17 @@
 
 Status and code decide, never the wording. The server's own words are kept for people to read, scrubbed of whatever
 they echo of the request: an error text travels to logs that prompts and keys must not reach.
+
+Nothing here raises, whatever a server sends: what cannot be understood says nothing.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
@@ -30,7 +34,7 @@ from asyncllm.errors import (
     UnprocessableEntityError,
 )
 
-__all__ = ["embedded_error", "rejection"]
+__all__ = ["broken_off", "embedded_error", "excerpt", "rejection", "retry_after"]
 
 _BY_STATUS: dict[int, type[APIStatusError]] = {
     400: BadRequestError,
@@ -70,10 +74,22 @@ _VAGUE = {"invalid_request_error", "authentication_error", "permission_error", "
 _RETRYABLE_STATUS = {408, 425}
 _FINAL_STATUS = {501, 505}
 _TEXT_LIMIT = 500
+_LINE_LIMIT = 4096  # bytes in which a title or a first line is looked for
+_BODY_LIMIT = 65536
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")  # a terminal or a log would obey them
 _ECHO_WHOLE = 4  # characters from which a text of the prompt is blanked out where it stands whole
 _ECHO_LENGTH = 12  # characters in a row that a server text may share with the prompt by chance
 _NAMES = {"model", "role", "type", "id", "tool_call_id", "name", "tool_choice"}  # they name things and say nothing
 _REQUEST_ID = ("x-request-id", "request-id", "x-amzn-requestid", "apim-request-id")
+
+# What `Retry-After` may say, and the durations of `x-ratelimit-reset-*`.
+_NUMBER = re.compile(r"[0-9]{1,35}(\.[0-9]{1,9})?")
+_SPAN = re.compile(
+    r"(?=[0-9])(?:(?P<h>[0-9]{1,9})h)?(?:(?P<m>[0-9]{1,9})m(?!s))?"
+    r"(?:(?P<s>[0-9]{1,9}(?:\.[0-9]{1,9})?)s)?(?:(?P<ms>[0-9]{1,9}(?:\.[0-9]{1,9})?)ms)?"
+)
+_UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_ADVICE = {"true": True, "false": False}  # `x-should-retry`
 
 
 class _Told(msgspec.Struct):
@@ -95,60 +111,106 @@ def rejection(
     """
     told = _read(body)
     error = _classify(status, told)
-    message = _scrub(told.message, sent, secrets) or "the server gave no reason"
     return error(
-        message,
+        _scrub(told.message, sent, secrets) or "the server gave no reason",
         status=status,
-        code=told.code or told.kind,
-        param=told.param,
+        code=_scrub_word(told.code or told.kind, sent, secrets),
+        param=_scrub_word(told.param, sent, secrets),
         request_id=next((headers[name] for name in _REQUEST_ID if name in headers), None),
         retry_after_s=retry_after(headers),
-        retryable=_retryable(status, error),
+        retryable=_ADVICE.get(headers.get("x-should-retry", "").strip().lower(), _retryable(status, error)),
         body=body,
     )
 
 
 def embedded_error(document: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = ()) -> APIStatusError | None:
-    """The error that a JSON document inside a reply of status 200 carries, or `None` if it carries none.
+    """The error that a JSON document inside a reply of status 200 is, or `None` if it is none.
 
     `sent` and `secrets` are what its text must not repeat.
     """
+    return broken_off(document, sent=sent, secrets=secrets) if _is_error(document) else None
+
+
+def broken_off(document: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = ()) -> APIStatusError:
+    """The error that `document` means, which a server has sent as one inside a reply of status 200."""
     told = _read(document)
-    if told.status is None and told.code and told.code.isdigit():
-        told.status = int(told.code)
-    if not (told.message or told.code or told.kind):
-        return None
-    status = told.status or 500
-    error = _classify(status, told)
+    status = told.status or _status(told.code)
+    error = _classify(status or 500, told)
     return error(
         _scrub(told.message, sent, secrets) or "the server broke off without a reason",
-        status=told.status,
-        code=told.code or told.kind,
-        param=told.param,
-        retryable=_retryable(status, error),
-        body=document,
+        status=status,
+        code=_scrub_word(told.code or told.kind, sent, secrets),
+        param=_scrub_word(told.param, sent, secrets),
+        retryable=_retryable(status or 500, error),
+        body=document[:_BODY_LIMIT],
     )
+
+
+def excerpt(body: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = ()) -> str:
+    """The title or the first line of a body that is not JSON, without what it repeats of the request."""
+    return _scrub(_first_line(body), sent, secrets)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the server asks to wait, or `None` where it does not say or cannot be understood.
 
-    Reads `retry-after-ms`, then `Retry-After` as seconds or as an HTTP date, the latter against the reply's own
-    `Date` where it has one: the local clock may be wrong.
+    Reads `retry-after-ms`, then `Retry-After` as seconds or as an HTTP date, then when a limit that is used up starts
+    afresh. A date is read against the reply's own `Date` where it has one: the local clock may be wrong. Of several
+    answers the longest counts.
+
+    Sources: RFC 9110 section 10.2.3, and the documentation of OpenAI and Azure for the headers that are their own.
     """
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
-        number = headers.get(name, "").strip()
-        if re.fullmatch(r"[0-9]{1,35}(\.[0-9]{1,9})?", number):
-            return float(number) / unit
-    try:
-        then = parsedate_to_datetime(headers.get("retry-after", "")).timestamp()
-    except (TypeError, ValueError, OverflowError, IndexError):
+        values = _values(headers, name)
+        waits = [float(number) / unit for value in values for number in _numbers(value)]
+        if unit == 1:
+            waits += [wait_s for value in values if (wait_s := _until(value, headers)) is not None]
+        if waits:
+            return max(waits)
+    resets = [
+        span_s
+        for kind in ("requests", "tokens")
+        if headers.get(f"x-ratelimit-remaining-{kind}", "").strip() == "0"
+        for value in _values(headers, f"x-ratelimit-reset-{kind}")
+        if (span_s := _span(value)) is not None
+    ]
+    return max(resets, default=None)
+
+
+def _values(headers: Mapping[str, str], name: str) -> Sequence[str]:
+    """Every header called `name`; a plain mapping holds one at the most."""
+    every: Callable[[str, Sequence[str]], Sequence[str]] | None = getattr(headers, "getall", None)
+    return every(name, ()) if every is not None else [headers[name]] if name in headers else ()
+
+
+def _numbers(value: str) -> list[str]:
+    """The number in `value`, or the numbers where something on the way has joined several headers with commas."""
+    parts = [part.strip() for part in value.split(",")]
+    return parts if all(_NUMBER.fullmatch(part) for part in parts) else []
+
+
+def _until(value: str, headers: Mapping[str, str]) -> float | None:
+    then = _timestamp(value)
+    if then is None:
         return None
+    now = _timestamp(headers.get("date", ""))
+    wait_s = then - (time.time() if now is None else now)
+    return wait_s if wait_s > 0 else None
+
+
+def _timestamp(date: str) -> float | None:
     try:
-        now = parsedate_to_datetime(headers.get("date", "")).timestamp()
-    except (TypeError, ValueError, OverflowError, IndexError):
-        now = time.time()
-    return then - now if then > now else None
+        moment = parsedate_to_datetime(date)
+        # One of the three forms names no zone. All HTTP dates are in UTC.
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except Exception:  # the parser is made for mail and raises whatever its arithmetic happens to
+        return None
+
+
+def _span(value: str) -> float | None:
+    """Seconds of `1h2m3.5s`, `6m0s` or `20ms`."""
+    found = _SPAN.fullmatch(value.strip())
+    return None if found is None else sum(float(text) * _UNIT_S[unit] for unit, text in found.groupdict("0").items())
 
 
 def _retryable(status: int, error: type[APIStatusError]) -> bool:
@@ -163,35 +225,56 @@ def _classify(status: int, told: _Told) -> type[APIStatusError]:
     return by_status
 
 
+def _is_error(document: bytes) -> bool:
+    """Whether a document that came in place of an answer, or of a piece of one, is an error."""
+    try:
+        whole = _object(_load(document)) or {}
+    except ValueError:
+        return False
+    if whole.get("error") not in (None, False) or "error" in (whole.get("object"), whole.get("type")):
+        return True
+    code = whole.get("code")
+    is_name = isinstance(code, str) and not code.isdigit() and bool(whole.get("message"))
+    return bool(whole.get("error_code") or whole.get("detail") or is_name or _status(code))
+
+
 def _read(body: bytes) -> _Told:
     """Find message, code, type and param in the shapes that servers use.
 
     `{"error": {message, type, param, code}}` OpenAI, vLLM, llama.cpp · `{"error": {"status_code", "content"}}` LLM
     Engine streams · `{"error": str, "error_type"}` TGI · `{"detail": str | list}` FastAPI · `{"message", "code"}`
-    and `{"object": "error", ...}` old vLLM · anything else as its title or first line.
+    and `{"object": "error", ...}` old vLLM · `{"text", "error_code"}` FastChat · anything else as its title or first
+    line.
     """
     try:
-        document: object = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        document = _load(body)
+    except ValueError:
         return _Told(_first_line(body))
     whole = _object(document)
     if whole is None:
         return _Told(document if isinstance(document, str) else "")
     error = whole.get("error")
     inner = _object(error) or whole
-    message = inner.get("message") or inner.get("error") or inner.get("detail") or inner.get("content")
-    if isinstance(error, str):
-        message = error
-    elif error is None and not message and whole.get("object") != "error":
-        return _Told()
-    status = next((value for name in ("status_code", "status") if isinstance(value := inner.get(name), int)), None)
+    words = (inner.get(name) for name in ("message", "error", "detail", "content", "text"))
+    status = next((status for name in ("status_code", "status") if (status := _status(inner.get(name)))), None)
     return _Told(
-        message=_as_text(message),
-        code=_word(inner.get("code")),
+        message=_as_text(error if isinstance(error, str) else next(filter(None, words), None)),
+        code=_word(inner.get("code")) or _word(inner.get("error_code")),
         param=_word(inner.get("param")),
         kind=_word(inner.get("type")) or _word(inner.get("error_type")) or _word(whole.get("error_type")),
         status=status,
     )
+
+
+def _load(document: bytes) -> object:
+    """The JSON in `document`, with what only Python's own parser takes. Raises `ValueError` where there is none."""
+    try:
+        return msgspec.json.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:
+            return json.loads(document.decode("utf-8", "replace").lstrip("\ufeff"))
+        except RecursionError:
+            raise ValueError from None
 
 
 def _object(value: object) -> dict[str, Any] | None:
@@ -204,16 +287,23 @@ def _array(value: object) -> list[Any]:
     return cast("list[Any]", value) if isinstance(value, list) else []
 
 
+def _status(value: object) -> int | None:
+    """`value` as the status of an error, if it is one."""
+    text = str(value) if isinstance(value, str | int) else ""
+    return int(text) if re.fullmatch(r"[45][0-9]{2}", text) else None
+
+
 def _word(value: object) -> str | None:
     return str(value)[:100] if isinstance(value, str | int) and str(value).strip() else None
 
 
-def _as_text(message: object) -> str:
+def _as_text(message: object, depth: int = 3) -> str:
     if isinstance(message, str):
         return message
     entry = _object(message)
     if entry is not None:
-        return _as_text(entry.get("message") or entry.get("error") or entry.get("msg") or "")
+        inner = entry.get("message") or entry.get("error") or entry.get("msg")
+        return _as_text(inner, depth - 1) if inner and depth else ""
     # FastAPI: one entry a field, with the place in `loc`.
     return "; ".join(
         f"{'.'.join(map(str, _array(entry.get('loc'))))}: {entry.get('msg', '')}"
@@ -224,8 +314,8 @@ def _as_text(message: object) -> str:
 
 
 def _first_line(body: bytes) -> str:
-    text = body[:65536].decode("utf-8", "replace")
-    title = re.search(r"<title[^>]*>\s*(.*?)\s*</title", text, re.IGNORECASE | re.DOTALL)
+    text = body[:_LINE_LIMIT].decode("utf-8", "replace")
+    title = re.search(r"<title[^>]*>(.*?)</title", text, re.IGNORECASE | re.DOTALL)
     if title:
         return title[1]
     return next((line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("<")), "")
@@ -233,32 +323,37 @@ def _first_line(body: bytes) -> str:
 
 def _scrub(message: str, sent: bytes, secrets: tuple[str, ...]) -> str:
     """`message` on one line, at most 500 characters, without what it repeats of the request."""
-    text = " ".join(message.split())[: 2 * _TEXT_LIMIT]
+    text = _one_line(message)[: 2 * _TEXT_LIMIT]
     for secret in secrets:
         text = text.replace(secret, "***")
     for private in _private_texts(sent):
-        text = _blank_out(text, " ".join(private.split()))
+        text = _blank_out(text, _one_line(private))
     return text if len(text) <= _TEXT_LIMIT else f"{text[: _TEXT_LIMIT - 1]}…"
 
 
+def _one_line(text: str) -> str:
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # without halves of characters
+    return " ".join(whole.translate(_CONTROLS).split())
+
+
+def _scrub_word(word: str | None, sent: bytes, secrets: tuple[str, ...]) -> str | None:
+    """The same for a code or the name of a field; a code that is known stays whole, whatever the prompt was."""
+    return word if word is None or word in _BY_CODE else _scrub(word, sent, secrets)
+
+
 def _private_texts(sent: bytes) -> Iterator[str]:
-    """Every text of a JSON request except what names things rather than says them."""
+    """Every text of a JSON request except what names things rather than says them; of any other, the whole of it."""
     try:
-        document = msgspec.json.decode(sent) if sent else None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return
-    yield from _texts(document)
-
-
-def _texts(value: object, name: str = "") -> Iterator[str]:
-    if isinstance(value, str):
-        if name not in _NAMES:
+        document = _load(sent)
+    except ValueError:
+        document = sent.decode("utf-8", "replace")
+    left: list[tuple[str, object]] = [("", document)]
+    while left:
+        name, value = left.pop()
+        if isinstance(value, str) and name not in _NAMES:
             yield value
-        return
-    for key, item in (_object(value) or {}).items():
-        yield from _texts(item, key)
-    for item in _array(value):
-        yield from _texts(item, name)
+        left += (_object(value) or {}).items()
+        left += ((name, item) for item in _array(value))
 
 
 def _blank_out(text: str, private: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import secrets
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from asyncllm.place import Means, Place, Target
 from asyncllm.registry import Registry
 from asyncllm.types import Limits, Noun, Price
 
-__all__ = ["Arguments", "LoopClock", "Routes"]
+__all__ = ["Arguments", "Routes"]
 
 _DEFAULT_BACKEND = "openai"
 
@@ -64,18 +63,6 @@ class _Spread(Struct, frozen=True):
                 return random.expovariate(member[1]), 0.0
 
         return [target for targets, _ in sorted(self.members, key=rank) for target in targets]
-
-
-class LoopClock:
-    """`backend.Clock` of the running event loop."""
-
-    def time(self) -> float:
-        """Seconds on a clock that never goes back."""
-        return asyncio.get_running_loop().time()
-
-    async def sleep(self, seconds: float, /) -> None:
-        """Return after `seconds`."""
-        await asyncio.sleep(seconds)
 
 
 class Routes:
@@ -252,9 +239,13 @@ class Routes:
         if not self._default:
             return _DEFAULT_BACKEND
         first = self._default if isinstance(self._default, str) else self._default[0]
-        return self._locate(self._settings.expand(first)[0]).key
+        name = self._settings.expand(first)[0]
+        group = self._settings.groups.get(name)
+        if group is not None:
+            name = self._settings.expand(next(iter(group.weights)))[0]
+        return self._locate(name).key
 
     def _place(self, name: str, label: str, settings: BackendSettings, backend: Backend, identity: str) -> Place:
         limits = settings.limits or self._limits
-        limiter = limits if isinstance(limits, Limiter) else Limiter(limits)
+        limiter = limits if isinstance(limits, Limiter) else Limiter(limits, self._means.clock)
         return Place(backend, name=name, label=label, limiter=limiter, means=self._means, identity=identity)

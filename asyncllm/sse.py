@@ -59,6 +59,8 @@ class SSEDecoder:
         """What a reconnecting client sends as `Last-Event-ID`."""
         self.retry_ms: int | None = None
         """The reconnection time that the server asked for, in milliseconds."""
+        self.cut_short = False
+        """Whether `close` found the beginning of an event without its end, which it discarded."""
         self._limit = max_event_bytes
         self._error_field = error_field
         self._tail = bytearray()  # the start of a line that has no end yet
@@ -125,6 +127,7 @@ class SSEDecoder:
             tail = b""
         if not tail and len(self._data) == 1 and self._data[0].strip() == b"[DONE]":
             return [self._dispatch()]
+        self.cut_short = bool(self._data or self._type or tail.strip(b":"))
         return []
 
     def _lines(self, whole: bytes) -> list[ServerSentEvent]:

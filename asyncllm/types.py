@@ -525,6 +525,9 @@ class Response(Noun, frozen=True, kw_only=True):
     """Whether a cache of the client answered, and no model."""
     parsed: Any = None
     """The answer decoded to the `output_type` of the call."""
+    skipped: int = 0
+    """Parts of the stream that could not be read and are missing here. Above zero only where a backend was told to go
+    on without them, as with `on_bad_event="skip"`."""
     body: bytes | None = None
     """The JSON body as received, for a call that was not streamed over HTTP."""
 

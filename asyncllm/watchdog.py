@@ -4,6 +4,9 @@ A timer of the event loop costs several microseconds to arm and to cancel, and a
 moves with every piece that arrives. Here beginning to wait and ceasing to are attributes of the waiter, and nobody is
 told; the one timer sleeps until the earliest deadline that was known when it was set, looks who is really late, and
 sleeps again.
+
+Who is late gets a few more turns of the event loop before it expires. Where the loop was held up, or the whole machine
+was, what came in time still waits in a socket and has not been read: it wins.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ __all__ = ["Waiter", "Watchdog"]
 
 # Late by this much at the most; and this seldom at the most is everyone looked at.
 _GRAIN_S = 0.01
+# From a socket to its reader it is two turns, and one more on loops that look at timers before they look at sockets.
+_GRACE_TURNS = 3
 
 
 class Waiter:
@@ -48,16 +53,18 @@ class Waiter:
             self._dog.forget(self)
 
     def look(self, now: float) -> float:
-        """The watchdog's look: expire if it is time, and say when to look again."""
+        """The watchdog's look: when to look again, in the past or now if the deadline has passed in a wait."""
         if not self._waiting:
             self._look = inf  # the next wait asks for a look of its own
-        elif self._due > now:
-            self._look = self._due
-        else:
-            self._look = inf
+            return inf
+        self._look = inf if self._due <= now else self._due
+        return self._due
+
+    def judge(self, now: float) -> None:
+        """The watchdog's last look, after some turns of grace: expire if the wait goes on."""
+        if self._waiting and self._due <= now:
             self._waiting = False
             self.expire()
-        return self._look
 
     def expire(self) -> None:
         """The deadline has passed in the middle of a wait."""
@@ -101,12 +108,26 @@ class Watchdog:
     def _fire(self) -> None:
         self._timer = None
         self._next = inf
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        late: list[Waiter] = []
         for waiter in [waiter for waiter, due in self._looks.items() if due <= now]:
             again = waiter.look(now)
-            if again < inf:
+            if now < again < inf:
                 self._looks[waiter] = again
             else:
                 self._looks.pop(waiter, None)
+                if again <= now:
+                    late.append(waiter)
+        if late:
+            loop.call_soon(self._wait_a_turn, loop, late, _GRACE_TURNS)
         if self._looks:
             self._arm(max(min(self._looks.values()), now + _GRAIN_S))
+
+    def _wait_a_turn(self, loop: asyncio.AbstractEventLoop, late: list[Waiter], turns: int) -> None:
+        if turns:
+            loop.call_soon(self._wait_a_turn, loop, late, turns - 1)
+            return
+        now = loop.time()
+        for waiter in late:
+            waiter.judge(now)

@@ -27,6 +27,7 @@ from asyncllm.events import (
     Ready,
     ReasoningDelta,
     RefusalDelta,
+    Skipped,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -172,6 +173,7 @@ NOT_WHOLE: dict[str, list[Any]] = {
         TextDelta("b", 1),
         Finished("error", None, 1),
     ],
+    "a part that was left out": [TextDelta("a"), Skipped(1), Finished("stop")],
     "nothing": [],
     "nothing but who answers": [Started("m")],
 }

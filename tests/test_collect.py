@@ -14,6 +14,7 @@ from asyncllm import (
     LogprobsDelta,
     ReasoningDelta,
     RefusalDelta,
+    Skipped,
     Started,
     TextDelta,
     TokenLogprob,
@@ -56,6 +57,16 @@ def test_a_later_usage_report_replaces_field_by_field() -> None:
     )
 
     assert response.usage == Usage(input_tokens=3, output_tokens=5, cached_tokens=1)
+
+
+def test_parts_that_were_left_out_are_counted_and_open_no_choice() -> None:
+    collector = Collector()
+    collector.add([Started("m"), Skipped(0)])
+
+    assert not collector.has_content
+    collector.add([TextDelta("a"), Skipped(2), Finished("stop")])
+    assert collector.response().skipped == 2
+    assert collect([TextDelta("a"), Finished("stop")]).skipped == 0
 
 
 PARIS, ROME = '{"city":"Paris"}', '{"city":"Rome"}'
@@ -127,6 +138,33 @@ def test_no_character_of_any_call_is_lost_when_pieces_of_calls_interleave(data: 
     calls = collect(events).tool_calls
 
     assert {call.name: call.arguments for call in calls} == {f"f{n}": text for n, text in enumerate(texts)}
+
+
+wild_pieces = st.builds(
+    ToolCallDelta,
+    st.none() | st.integers(-1, 2),
+    st.none() | st.sampled_from(["", "a", "b"]),
+    st.none() | st.sampled_from(["", "f", "g"]),
+    st.text(max_size=6),
+    st.integers(0, 1),
+)
+
+
+@given(st.lists(wild_pieces, max_size=30))
+def test_pieces_of_calls_in_any_shape_lose_no_character(pieces: list[ToolCallDelta]) -> None:
+    reply = collect(pieces)
+
+    for choice in reply.choices:
+        sent = "".join(piece.arguments for piece in pieces if piece.index == choice.index)
+        assert sorted("".join(call.arguments for call in choice.message.tool_calls)) == sorted(sent)
+
+
+def test_an_argument_cut_inside_an_escape_is_joined_before_it_is_parsed() -> None:
+    text = '{"a": "\\\\u00e9\\\\n\\u2713"}'
+
+    for cut in range(len(text) + 1):
+        (call,) = collect([ToolCallDelta(0, "c", "f", text[:cut]), ToolCallDelta(0, None, "f", text[cut:])]).tool_calls
+        assert call.parse_arguments() == {"a": "\\u00e9\\n✓"}
 
 
 @given(st.lists(st.tuples(st.text(max_size=5), st.integers(0, 3)), max_size=40), st.randoms())

@@ -3,44 +3,31 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import asyncllm
 from asyncllm import (
     AudioPart,
-    Event,
     FilePart,
-    Finished,
     ImagePart,
     InvalidRequestError,
     JsonSchema,
-    LogprobsDelta,
     Message,
-    ReasoningDelta,
     Request,
     ResponseValidationError,
     Sampling,
-    Started,
-    StreamInterrupted,
-    TextDelta,
     TextPart,
     Tool,
     ToolCall,
-    ToolCallDelta,
     Usage,
-    UsageReport,
 )
 from asyncllm.backend import EmbedRequest
 from asyncllm.collect import collect
 from asyncllm.dialect import (
     Flavor,
-    ReplyStream,
     message_from_dict,
     read_embeddings,
     read_models,
@@ -335,9 +322,110 @@ def test_a_reply_that_is_none_is_refused_without_repeating_it(body: bytes) -> No
     assert caught.value.body in (body, None)
 
 
-def test_an_error_in_a_good_reply_is_raised() -> None:
-    with pytest.raises(asyncllm.RateLimitError, match="slow down"):
-        read_reply(b'{"error":{"message":"slow down","code":429}}')
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '"usage":"much"',
+        '"usage":{"prompt_tokens":"many","completion_tokens":{}}',
+        '"usage":[]',
+        '"id":{},"model":[],"object":5',
+        '"choices":[{"index":null,"message":{"content":"hi","refusal":[]},"logprobs":5,"finish_reason":{}}]',
+        '"choices":[{"message":{"content":"hi","reasoning":{"effort":"low"},"tool_calls":{}},"delta":[]}]',
+        '"choices":[{"message":{"content":[{"type":"text","text":"h"},{"type":"text","text":"i"}]}}]',
+    ],
+)
+def test_a_field_beside_the_answer_that_is_of_the_wrong_type_is_left_out_and_kept_in_raw(odd: str) -> None:
+    body = ('{"choices":[{"index":0,"message":{"content":"hi"}}],"new":{"x":1},' + odd + "}").encode()
+
+    reply = collect(read_reply(body))
+
+    assert (reply.text, reply.usage) == ("hi", Usage())
+    assert reply.raw["new"] == {"x": 1}
+    assert reply.body == body
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "5",
+        '{"message":"canary"}',
+        '{"message":{"content":5}}',
+        '{"message":{"content":{"canary":1}}}',
+        '{"message":{"content":[{"type":"image_url","image_url":"canary"}]}}',
+        '{"message":{"tool_calls":"canary"}}',
+        '{"message":{"tool_calls":[{"function":"canary"}]}}',
+        '{"message":{"tool_calls":[{"function":{"name":"f","arguments":["canary"]}}]}}',
+        '{"text":["canary"]}',
+    ],
+)
+def test_an_answer_of_the_wrong_type_is_refused_with_its_body(choice: str) -> None:
+    body = b'{"choices":[%b]}' % choice.encode()
+
+    with pytest.raises(ResponseValidationError) as caught:
+        read_reply(body)
+
+    assert caught.value.body == body
+    assert "canary" not in str(caught.value)
+
+
+def test_answers_under_one_index_are_told_apart() -> None:
+    choices = [{"message": {"content": text}, "finish_reason": "stop"} for text in ("a", "b", "c")]
+
+    for body in ({"choices": choices}, {"choices": [{**choice, "index": 0} for choice in choices]}):
+        assert [one.message.text for one in collect(read_reply(msgspec.json.encode(body))).choices] == ["a", "b", "c"]
+
+
+def test_half_of_a_character_in_a_whole_reply_is_replaced_wherever_it_stands() -> None:
+    body = (
+        b'{"id":"\\ud83d","model":"m\\udc00","choices":[{"message":{"content":"a\\ud83db","tool_calls":[{"id":"\\ud83d",'
+        b'"function":{"name":"\\ud83d","arguments":{"text":"\\ud83d"}}}]},"finish_reason":"\\ud83d"}]}'
+    )
+
+    reply = collect(read_reply(body))
+
+    assert reply.text == "a\ufffdb"
+    assert reply.tool_calls == (ToolCall("\ufffd", "\ufffd", '{"text":"\ufffd"}'),)
+    msgspec.json.encode(reply)
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"choices":' * 100_000, b'{"choices":[{"index":%b}]}' % (b"9" * 5000)]
+)
+def test_a_reply_that_no_parser_takes_is_refused(body: bytes) -> None:
+    with pytest.raises(ResponseValidationError) as caught:
+        read_reply(body)
+
+    assert caught.value.body == body[:65536]
+
+
+def test_a_reply_below_blank_lines_is_read() -> None:
+    assert collect(read_reply(b"\n\r\n  \n" * 100 + b'{"choices":[{"message":{"content":"hi"}}]}')).text == "hi"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'{"error":{"message":"boom","code":429}}', asyncllm.RateLimitError),
+        (b'{"error":"boom"}', asyncllm.InternalServerError),
+        (b'{"error":["boom"],"choices":[]}', asyncllm.InternalServerError),
+        (b'{"object":"error","message":"boom","code":400}', asyncllm.BadRequestError),
+        (b'{"code":"InvalidApiKey","message":"boom"}', asyncllm.InternalServerError),
+        (b'{"detail":"boom"}', asyncllm.InternalServerError),
+        (b'{"error":"boom","n":NaN}', asyncllm.InternalServerError),
+        (b'{"error":"boom","choices":[{"message":{"content":"half"}}]}', asyncllm.InternalServerError),
+    ],
+)
+def test_an_error_in_a_good_reply_is_raised(body: bytes, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="boom"):
+        read_reply(body)
+
+
+@pytest.mark.parametrize("size", [1, 3, 6])
+def test_a_vector_that_is_no_array_of_floats_is_refused(size: int) -> None:
+    body = msgspec.json.encode({"data": [{"embedding": b"x" * size}]})
+
+    with pytest.raises(ResponseValidationError, match=f"{size} bytes"):
+        read_embeddings(body, count=1)
 
 
 def test_vectors_come_in_the_order_of_their_texts_in_either_encoding() -> None:
@@ -358,222 +446,6 @@ def test_models_are_listed_with_their_limit() -> None:
     body = b'{"object":"list","data":[{"id":"a/b:c","object":"model","owned_by":"vllm","max_model_len":2048}]}'
 
     assert read_models(body) == [asyncllm.ModelInfo(id="a/b:c", owned_by="vllm", context_tokens=2048)]
-
-
-# -- streams -----------------------------------------------------------------------------------------------------
-
-
-def read_stream(data: bytes, *cuts: int) -> list[Event]:
-    """Events of a stream that arrives cut at the given places."""
-    stream = ReplyStream()
-    events: list[Event] = []
-    edges = [0, *sorted(cuts), len(data)]
-    for start, end in pairwise(edges):
-        events += stream.feed(data[start:end])
-        if stream.error:
-            raise stream.error
-    return events + stream.close()
-
-
-def sse(*documents: object, ending: str = "\n\n") -> bytes:
-    texts = [document if isinstance(document, str) else json.dumps(document) for document in documents]
-    return "".join(f"data: {text}{ending}" for text in texts).encode()
-
-
-def delta(index: int = 0, finish: str | None = None, **fields: Any) -> dict[str, Any]:
-    return {"id": "r", "model": "m", "choices": [{"index": index, "delta": fields, "finish_reason": finish}]}
-
-
-HELLO = sse(
-    delta(role="assistant", content=""), delta(content="Hel"), delta(content="lo ✓"), delta(finish="stop"), "[DONE]"
-)
-HELLO_EVENTS = [Started("m", "r"), TextDelta("Hel"), TextDelta("lo ✓"), Finished("stop", "stop")]
-
-
-def test_a_stream_cut_anywhere_gives_the_same_events() -> None:
-    for cut in range(len(HELLO) + 1):
-        assert read_stream(HELLO, cut) == HELLO_EVENTS
-
-
-@given(st.lists(st.integers(0, len(HELLO)), max_size=30))
-def test_a_stream_cut_everywhere_gives_the_same_events(cuts: list[int]) -> None:
-    assert read_stream(HELLO, *cuts) == HELLO_EVENTS
-
-
-@pytest.mark.parametrize("ending", ["\r\n\r\n", "\r\r"])
-def test_line_endings_make_no_difference(ending: str) -> None:
-    data = sse(delta(content="Hel"), delta(content="lo ✓"), delta(finish="stop"), "[DONE]", ending=ending)
-
-    for cut in range(len(data) + 1):
-        assert read_stream(data, cut) == HELLO_EVENTS
-
-
-def test_a_stream_that_stops_anywhere_before_its_end_is_interrupted() -> None:
-    # From the finish reason on, a clean end of the body is an end; before it, it never is.
-    data = sse(delta(content="a"), delta(content="b"), delta(finish="stop"))
-
-    for end in range(len(data)):
-        with pytest.raises(StreamInterrupted):
-            read_stream(data[:end])
-    assert read_stream(data)[-1] == Finished("stop", "stop")
-
-
-TERMINAL = {
-    "no space": b"data:[DONE]\n\n",
-    "no blank line": b"data: [DONE]\n",
-    "no line end": b"data: [DONE]",
-    "padded": b"data: [DONE] \n\n",
-}
-
-
-@pytest.mark.parametrize("name", TERMINAL)
-def test_done_is_taken_in_every_form_seen(name: str) -> None:
-    data = sse(delta(content="a")) + TERMINAL[name]
-
-    assert read_stream(data) == [Started("m", "r"), TextDelta("a"), Finished(None, None)]
-
-
-def test_what_follows_done_is_not_read() -> None:
-    assert read_stream(HELLO + sse(delta(content="ghost"))) == HELLO_EVENTS
-
-
-KEEP_ALIVES = [
-    b": OPENROUTER PROCESSING\n\n",
-    b": ping\n\n",
-    b"data:\n\n",
-    b"data: : ping\n\n",
-    b"data: ping\n\n",
-    b"data: keep-alive\n\n",
-    b"event: ping\n\n",
-    b"id: 1\n\n",
-    b"retry: 10\n\n",
-]
-
-
-@pytest.mark.parametrize("noise", KEEP_ALIVES)
-def test_keep_alives_are_not_events(noise: bytes) -> None:
-    pieces = HELLO.split(b"\n\n")[:-1]
-
-    data = noise + b"".join(piece + b"\n\n" + noise for piece in pieces)
-
-    assert read_stream(data) == HELLO_EVENTS
-
-
-def test_usage_is_taken_wherever_it_comes() -> None:
-    data = sse(
-        {"id": "r", "model": "m", "choices": [], "prompt_filter_results": []},
-        {**delta(content="a"), "usage": {"prompt_tokens": 1}},
-        {**delta(finish="stop"), "usage": {"prompt_tokens": 1, "completion_tokens": 1}},
-        {"choices": None, "usage": {"prompt_tokens": 1, "completion_tokens": 2}},
-        "[DONE]",
-    )
-
-    events = read_stream(data)
-
-    assert [event.usage.output_tokens for event in events if isinstance(event, UsageReport)] == [None, 1, 2]
-    assert collect(events).usage == Usage(input_tokens=1, output_tokens=2)
-
-
-def test_text_after_a_finish_reason_still_counts_and_the_last_reason_wins() -> None:
-    events = read_stream(sse(delta(content="a", finish="stop"), delta(content="b"), delta(finish="length"), "[DONE]"))
-
-    assert collect(events).text == "ab"
-    assert [event for event in events if isinstance(event, Finished)] == [Finished("length", "length")]
-
-
-def test_choices_of_n_answers_keep_apart() -> None:
-    events = read_stream(
-        sse(delta(0, content="a"), delta(1, content="b"), delta(1, "length"), delta(0, "stop", content="A"))
-    )
-
-    assert [choice.message.text for choice in collect(events).choices] == ["aA", "b"]
-    with pytest.raises(StreamInterrupted, match="1 choices unfinished"):
-        read_stream(sse(delta(0, content="a"), delta(1, content="b"), delta(0, "stop")))
-
-
-def test_reasoning_and_tool_calls_and_logprobs_stream() -> None:
-    token = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
-    chunk = delta(content="a")
-    chunk["choices"][0]["logprobs"] = {"content": [token]}
-
-    events = read_stream(
-        sse(
-            delta(reasoning="hm"),
-            delta(reasoning_content="m"),
-            chunk,
-            delta(tool_calls=[{"index": 0, "id": "c", "function": {"name": "f", "arguments": ""}}]),
-            delta(tool_calls=[{"index": 0, "function": {"arguments": "{}"}}]),
-            delta(finish="tool_calls"),
-            "[DONE]",
-        )
-    )
-
-    assert events[1:-1] == [
-        ReasoningDelta("hm"),
-        ReasoningDelta("m"),
-        TextDelta("a"),
-        LogprobsDelta((asyncllm.TokenLogprob("a", -0.5, (97,)),)),
-        ToolCallDelta(0, "c", "f"),
-        ToolCallDelta(0, arguments="{}"),
-    ]
-
-
-def test_a_character_split_over_two_chunks_is_made_whole() -> None:
-    data = b"".join(
-        b'data: {"id":"r","model":"m","choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % text
-        for text in (b"a\\ud83d", b"\\ude00b", b"\\ud83d!")
-    )
-
-    events = read_stream(data + b"data: [DONE]\n\n")
-
-    assert collect(events).text == "a😀b\ufffd!"
-
-
-ERRORS = [
-    (b'data: {"error":{"message":"boom","type":"server_error","code":500}}\n\n', asyncllm.InternalServerError),
-    (b'data: {"error":"boom"}\n\n', asyncllm.InternalServerError),
-    (b'data: {"object":"error","message":"boom","code":400}\n\n', asyncllm.BadRequestError),
-    (b'error: {"code":429,"message":"boom"}\n\n', asyncllm.RateLimitError),
-    (
-        b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"boom"}}\n\n',
-        asyncllm.OverloadedError,
-    ),
-    (b"event: error\ndata: boom\n\n", asyncllm.InternalServerError),
-]
-
-
-@pytest.mark.parametrize(("frame", "kind"), ERRORS, ids=range(len(ERRORS)))
-def test_an_error_frame_raises_what_it_means_and_keeps_what_came_before(frame: bytes, kind: type[Exception]) -> None:
-    stream = ReplyStream()
-
-    events = stream.feed(sse(delta(content="a")) + frame)
-
-    assert events == [Started("m", "r"), TextDelta("a")]
-    assert type(stream.error) is kind
-    assert "boom" in str(stream.error)
-
-
-def test_a_chunk_that_cannot_be_read_ends_the_stream_by_position_and_not_by_content() -> None:
-    stream = ReplyStream()
-
-    events = stream.feed(sse(delta(content="a"), '{"choices": canary'))
-
-    assert events[-1] == TextDelta("a")
-    assert isinstance(stream.error, ResponseValidationError)
-    assert "chunk 1" in str(stream.error)
-    assert "canary" not in str(stream.error)
-
-
-def test_an_error_inside_a_reply_repeats_neither_key_nor_prompt() -> None:
-    frame = b'{"error":{"message":"key sk-canary saw my secret prompt"}}'
-    sent = b'{"messages":[{"role":"user","content":"my secret prompt"}]}'
-    stream = ReplyStream(sent=sent, secrets=("sk-canary",))
-
-    stream.feed(b"data: " + frame + b"\n\n")
-    with pytest.raises(asyncllm.InternalServerError) as caught:
-        read_reply(frame, sent=sent, secrets=("sk-canary",))
-
-    assert str(stream.error) == str(caught.value) == "key *** saw …"
 
 
 @pytest.mark.parametrize("extra", [{}, {"x": object()}])

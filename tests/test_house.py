@@ -24,6 +24,7 @@ FLOOR = {
     "collect": 1,
     "dialect": 1,
     "estimate": 1,
+    "ndjson": 1,
     "rejection": 1,
     "sse": 1,
     "trail": 1,
@@ -31,6 +32,7 @@ FLOOR = {
     "budgets": 2,
     "cache": 2,
     "calls": 2,
+    "clock": 2,
     "config": 2,
     "hooks": 2,
     "identity": 2,
@@ -60,17 +62,19 @@ NEIGHBOURS = {
     ("dialect", "backend"),
     ("estimate", "backend"),
     ("trail", "backend"),  # for type checkers alone
+    ("dialect", "ndjson"),
     ("dialect", "rejection"),
     ("dialect", "sse"),
     ("config", "backend"),
     ("client", "routes"),
     ("sync", "client"),
     ("cli", "__init__"),
+    ("cli", "testing"),  # the mock server alone
     ("__main__", "cli"),
 }
 
 HOMES = {
-    "aiohttp": {"asyncllm/transport.py"},
+    "aiohttp": {"asyncllm/transport"},
     "anyio": {
         "asyncllm/client.py",
         "asyncllm/hooks",
@@ -84,10 +88,11 @@ HOMES = {
     "pytest": {"asyncllm/testing"},
     "tomllib": {"asyncllm/config.py"},
     "xllamacpp": {"backends/asyncllm_llamacpp"},
+    "yarl": {"asyncllm/transport"},  # aiohttp's own type for addresses
 }
 """Where each third-party library (and the one parser of a file format) lives; msgspec is at home everywhere."""
 
-PLUGIN_DOORS = {"backend", "dialect", "errors", "events", "rejection", "sse", "types"}
+PLUGIN_DOORS = {"backend", "dialect", "errors", "events", "ndjson", "rejection", "sse", "types"}
 
 
 def sources(folder: Path) -> list[Path]:
@@ -165,7 +170,16 @@ def test_names_in_all_are_sorted_and_there(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["asyncllm", "asyncllm.backend", "asyncllm.cache", "asyncllm.dialect", "asyncllm.sse", "asyncllm.testing"]
+    "module",
+    [
+        "asyncllm",
+        "asyncllm.backend",
+        "asyncllm.cache",
+        "asyncllm.dialect",
+        "asyncllm.ndjson",
+        "asyncllm.sse",
+        "asyncllm.testing",
+    ],
 )
 def test_every_public_name_exists_and_explains_itself(module: str) -> None:
     door = importlib.import_module(module)

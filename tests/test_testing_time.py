@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncllm.client import Client
-from asyncllm.errors import EventIdleTimeoutError, FirstEventTimeoutError, OverloadedError, TotalTimeoutError
+from asyncllm.errors import EventIdleTimeoutError, FirstEventTimeoutError, InternalServerError, TotalTimeoutError
 from asyncllm.events import TextDelta
-from asyncllm.middleware.retry import Retry, again
+from asyncllm.middleware.retry import Retry
 from asyncllm.testing import (
     FaultyServer,
     ManualClock,
@@ -73,13 +73,11 @@ async def test_a_cancelled_sleeper_is_forgotten() -> None:
 
 async def test_an_instant_clock_keeps_nobody_and_notes_what_was_asked() -> None:
     clock = ManualClock(instant=True)
-    policy = Retry(attempts=4, backoff_s=60)
+    backend = ScriptedBackend([InternalServerError("down", retry_after_s=10)])
 
-    async def busy() -> None:
-        raise OverloadedError("busy", retry_after_s=10)
-
-    with pytest.raises(OverloadedError):
-        await again(busy, policy, clock)
+    async with Client(backend=backend, retry=Retry(attempts=4), clock=clock) as client:
+        with pytest.raises(InternalServerError):
+            await client.chat("hi")
 
     assert len(clock.sleeps) == 3
     assert all(10 <= slept <= 11 for slept in clock.sleeps)

@@ -43,6 +43,7 @@ def make_parser() -> ArgumentParser:
     _add_backends(add)
     _add_models(add)
     _add_doctor(add)
+    _add_mock_server(add)
     return parser
 
 
@@ -112,6 +113,36 @@ Say what is installed, what would run, and what is missing with the command that
 reached is asked for its models. The status is 0 if a model can answer (`echo` is not one), else 1.""",
     )
     _add_json(parser)
+
+
+def _add_mock_server(add: _AddParser) -> None:
+    parser = _add(
+        add,
+        "mock-server",
+        "mock_server",
+        "serve OpenAI's dialect without a model, for testing clients",
+        """\
+Serve OpenAI's dialect on 127.0.0.1 without a model, for testing any client: chats, completions, embeddings and the
+list of models, streamed or whole. The one line on stdout is the address, a client's base URL; any key and any name of
+a model will do. An answer repeats the prompt unless --answer is given; a token is a word. Ctrl-C (status 130) or
+SIGTERM (143) ends it.""",
+    )
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="port (default: 0, any free one)")
+    group = parser.add_argument_group("what it answers")
+    group.add_argument("--answer", metavar="TEXT", help="the answer to every call")
+    group.add_argument("--tokens", type=int, metavar="N", help="tokens of every answer, which is repeated or cut")
+    group.add_argument("--first-token", type=float, default=0, metavar="SECONDS", help="before the first token")
+    group.add_argument("--token", type=float, default=0, metavar="SECONDS", help="between two tokens")
+    group = parser.add_argument_group("how it fails")
+    group.add_argument("--failure-rate", type=float, default=0, metavar="X", help="share of calls that fail, 0 to 1")
+    group.add_argument(
+        "--failure",
+        default="503",
+        metavar="KIND",
+        help="a status (429, 500, 503, 529), no reply (reset, close, stall), or half an answer (cut, error-event); "
+        "default: 503",
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="the same calls fail in every run")
 
 
 def _add(add: _AddParser, name: str, module: str, summary: str, description: str) -> _Parser:

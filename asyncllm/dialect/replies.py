@@ -1,20 +1,18 @@
 """Whole OpenAI-shaped replies to events and nouns.
 
-A reply is decoded straight into structs. Where a server departs from the types (numbers as text, NaN, a lone
-surrogate, a null for a list), the same document is read a second time, leniently: one odd field must not cost a
-paid answer.
+A reply is decoded straight into structs. Where a server departs from the types (numbers as text, NaN, half of a
+character, a list for an object), the same document is read a second time, leniently: see `lenient`.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from array import array
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from asyncllm.dialect.lenient import decode
 from asyncllm.errors import ResponseValidationError
 from asyncllm.events import (
     Event,
@@ -31,8 +29,6 @@ from asyncllm.rejection import embedded_error
 from asyncllm.types import Embeddings, FinishReason, ModelInfo, TokenLogprob, Usage
 
 __all__ = ["read_embeddings", "read_models", "read_reply"]
-
-T = TypeVar("T")
 
 _FINISH: dict[str, FinishReason] = {
     "abort": "error",
@@ -164,33 +160,6 @@ _vectors = msgspec.json.Decoder(_WireVectors)
 _models = msgspec.json.Decoder(_WireModels)
 
 
-def decode(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
-    """Decode `body`, leniently where the strict way fails. Raises `ResponseValidationError`."""
-    try:
-        return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as strict:
-        try:
-            document = json.loads(body.decode("utf-8", "replace").lstrip("\ufeff"), parse_constant=lambda _: None)
-            return msgspec.convert(_without_infinities(document), decoder.type, strict=False)
-        except ValueError:
-            # The texts of the two errors name places, but a JSON error may quote what it found there.
-            reason = str(strict) if isinstance(strict, msgspec.ValidationError) else "it is not JSON"
-            raise ResponseValidationError(
-                f"{what} of {len(body)} bytes cannot be read: {reason}", body=body[:65536]
-            ) from None
-
-
-def _without_infinities(value: Any) -> Any:
-    """Numbers too large for a float come out of Python's parser as infinity, which no field here means."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _without_infinities(item) for key, item in cast("dict[str, Any]", value).items()}
-    if isinstance(value, list):
-        return [_without_infinities(item) for item in cast("list[Any]", value)]
-    return value
-
-
 def read_reply(body: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = ()) -> list[Event]:
     """Events of a whole chat or text completion.
 
@@ -202,6 +171,10 @@ def read_reply(body: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = ())
     if reply.choices is None:
         raise ResponseValidationError("the reply has no `choices`", body=body[:65536])
     events: list[Event] = [Started(reply.model, reply.id, body)]
+    if len({choice.index for choice in reply.choices}) < len(reply.choices):
+        # Two answers under one index would be read as one. Their order is what the index repeats.
+        for index, choice in enumerate(reply.choices):
+            choice.index = index
     for choice in reply.choices:
         events += choice_events(choice)
     if reply.usage is not None:
@@ -211,9 +184,9 @@ def read_reply(body: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = ())
     return events
 
 
-def check_error(reply: WireReply, document: bytes, sent: bytes, secrets: tuple[str, ...]) -> None:
-    """Raise what an error document in place of a reply or chunk means."""
-    if reply.error is not None or (reply.object == "error" and not reply.choices):
+def check_error(reply: WireChunk, document: bytes, sent: bytes, secrets: tuple[str, ...]) -> None:
+    """Raise what an error document in place of a reply or chunk means. Beside choices, only a set `error` is one."""
+    if not reply.choices or reply.error:
         error = embedded_error(document, sent=sent, secrets=secrets)
         if error is not None:
             raise error
@@ -304,15 +277,17 @@ def read_embeddings(body: bytes, *, count: int) -> Embeddings:
     if len(ordered) != count:
         raise ResponseValidationError(f"{count} texts were sent and {len(ordered)} vectors came back")
     return Embeddings(
-        vectors=tuple(_vector(item.embedding) for item in ordered),
+        vectors=tuple(_vector(item.embedding, body) for item in ordered),
         usage=read_usage(reply.usage) if reply.usage else Usage(),
         model=reply.model,
     )
 
 
-def _vector(wire: bytes | list[float]) -> array[float]:
+def _vector(wire: bytes | list[float], body: bytes) -> array[float]:
     vector = array("f")
     if isinstance(wire, bytes):
+        if len(wire) % vector.itemsize:
+            raise ResponseValidationError(f"a vector of {len(wire)} bytes is no array of float32", body=body[:65536])
         vector.frombytes(wire)
     else:
         vector.extend(wire)

@@ -1,8 +1,10 @@
 """OpenAI-shaped chunk streams to events, without I/O: bytes in any pieces go in, events come out.
 
-Terminal rule: a stream is complete when `[DONE]` arrived, or when the body ended cleanly and every choice that was
-seen had its finish reason. Anything else is `StreamInterrupted`. `Finished` is held back until then: servers are
-seen to send more text, or a second finish reason, after the first.
+Terminal rule: a stream is complete when `[DONE]` arrived, or when the body ended cleanly, between two events, and every
+choice that was seen had its finish reason. Anything else is `StreamInterrupted`. `Finished` is held back until then:
+servers are seen to send more text, or a second finish reason, after the first.
+
+Chunks of this dialect carry no number of their own, so a chunk that came twice cannot be told from a token that did.
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from asyncllm.dialect.replies import WireChunk, WireReply, check_error, choice_events, decode, finished, read_usage
+from asyncllm.dialect.lenient import decode
+from asyncllm.dialect.mending import PIECES, Halves, Totals
+from asyncllm.dialect.replies import WireChunk, WireReply, check_error, choice_events, finished, read_usage
 from asyncllm.errors import AsyncLLMError, ResponseValidationError, StreamInterrupted
-from asyncllm.events import Event, Started, TextDelta, UsageReport
-from asyncllm.rejection import embedded_error
+from asyncllm.events import Event, Skipped, Started, TextDelta, UsageReport
+from asyncllm.ndjson import NDJSONDecoder
+from asyncllm.rejection import broken_off
 from asyncllm.sse import ServerSentEvent, SSEDecoder
 
 __all__ = ["ReplyStream"]
@@ -24,34 +29,49 @@ __all__ = ["ReplyStream"]
 _first = msgspec.json.Decoder(WireReply)
 _decode_first: Callable[[bytes], WireChunk] = _first.decode
 _decode_later: Callable[[bytes], WireChunk] = msgspec.json.Decoder(WireChunk).decode
-_KEEP_ALIVE = re.compile(rb":?\s*(ping|keep-?alive)?\s*", re.IGNORECASE)
+_KEEP_ALIVE = re.compile(rb"\s*(:|ping|keep-?alive|$)", re.IGNORECASE)
+_KEEP_ALIVE_TYPES = frozenset({"ping", "keep-alive", "keepalive", "heartbeat"})
 
 
 class ReplyStream:
     """Reads one streamed chat or completion.
 
-    `sent` is the request's body and `secrets` are its keys, which no error text may repeat.
+    `lines`: its chunks come one a line (NDJSON), not as server-sent events. `cumulative`: each chunk holds all of the
+    answer so far, not the next piece of it. `skip_bad`: a chunk that cannot be read does not end the stream, and a
+    `Skipped` event stands in its place. `sent` is the request's body and `secrets` are its keys, which no error text
+    may repeat.
     """
 
-    def __init__(self, *, sent: bytes = b"", secrets: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        sent: bytes = b"",
+        secrets: tuple[str, ...] = (),
+        lines: bool = False,
+        cumulative: bool = False,
+        skip_bad: bool = False,
+    ) -> None:
         self.done = False
         """Whether the terminal event has arrived; what follows it is not read."""
         self.error: AsyncLLMError | None = None
         """What broke the stream: `APIStatusError` for an error that the server put into it, `ResponseValidationError`
         for a chunk that cannot be read."""
-        self._sse = SSEDecoder(error_field=True)
+        self._frames: SSEDecoder | _Lines = _Lines() if lines else SSEDecoder(error_field=True)
         self._sent = sent
         self._secrets = secrets
+        self._skip_bad = skip_bad
+        self._totals = Totals() if cumulative else None
         self._decode = _decode_first
+        self._started = False
         self._finish: dict[int, str | None] = {}  # the latest finish reason of each choice seen
-        self._surrogates: dict[int, str] = {}  # half of a character that a server split over two chunks
+        self._halves = Halves()
         self._position = 0
 
     def feed(self, data: bytes) -> list[Event]:
         """Events that `data` completes. A failure goes to `error`, so that what came before it is not lost."""
         events: list[Event] = []
         try:
-            self._read(self._sse.feed(data), events)
+            self._read(self._frames.feed(data), events)
         except AsyncLLMError as error:
             self.error = error
         return events
@@ -59,37 +79,55 @@ class ReplyStream:
     def close(self) -> list[Event]:
         """The body ended cleanly. Returns the terminal events, or raises `StreamInterrupted`."""
         events: list[Event] = []
-        self._read(self._sse.close(), events)
+        self._skip_bad = False  # what cannot be read here was cut short
+        try:
+            self._read(self._frames.close(), events)
+        except ResponseValidationError:
+            raise self._interrupted("in the middle of a chunk") from None
         if not self.done:
             unfinished = sum(reason is None for reason in self._finish.values())
+            if self._frames.cut_short:
+                raise self._interrupted("in the middle of an event")
             if not self._finish or unfinished:
-                raise StreamInterrupted(
-                    f"the stream ended after {self._position} chunks without [DONE] and "
-                    + (f"with {unfinished} choices unfinished" if self._finish else "without any choice"),
-                    maybe_billed=True,
+                raise self._interrupted(
+                    "without [DONE] and "
+                    + (f"with {unfinished} choices unfinished" if self._finish else "without any choice")
                 )
             self._end(events)
         return events
 
+    def _interrupted(self, how: str) -> StreamInterrupted:
+        return StreamInterrupted(f"the stream ended after {self._position} chunks {how}", maybe_billed=True)
+
     def _read(self, frames: list[ServerSentEvent], events: list[Event]) -> None:
-        """Add what the server-sent events mean. One loop, because it runs once a token."""
+        """Add what `frames` mean."""
+        if self._totals is None:
+            self._read_chunks(frames, events)
+            return
+        try:
+            self._read_chunks(frames, events)
+        finally:
+            self._totals.shorten(events)
+
+    def _read_chunks(self, frames: list[ServerSentEvent], events: list[Event]) -> None:
+        """One loop, because it runs once a token."""
         finish = self._finish
         for frame in frames:
             if self.done:
                 return
             try:
                 chunk = self._decode(frame.data)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                if self._take_odd(frame, events):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                odd = self._read_odd(frame, events)
+                if odd is None:
                     continue
-                chunk = self._decode_leniently(frame.data)
+                chunk = odd
             self._position += 1
             choices = chunk.choices
-            if choices is None or chunk.error is not None or frame.type == "error":
-                self._take_error(chunk, frame)
-            if self._decode is _decode_first and isinstance(chunk, WireReply):
-                events.append(Started(chunk.model, chunk.id))
-                self._decode = _decode_later
+            if not choices or chunk.error is not None or frame.type == "error":
+                self._check(chunk, frame)
+            if self._decode is not _decode_later:
+                self._begin(chunk, events)
             for choice in choices or ():
                 index = choice.index
                 if index not in finish:
@@ -111,47 +149,71 @@ class ReplyStream:
             if chunk.usage is not None:
                 events.append(UsageReport(read_usage(chunk.usage)))
 
-    def _take_error(self, chunk: WireChunk, event: ServerSentEvent) -> None:
-        """Errors come in place of any chunk, under several shapes."""
-        error = embedded_error(event.data, sent=self._sent, secrets=self._secrets) if event.type == "error" else None
-        if error is not None:
-            raise error
-        if chunk.error is not None or chunk.usage is None:
-            check_error(_first.decode(event.data), event.data, self._sent, self._secrets)
+    def _begin(self, chunk: WireChunk, events: list[Event]) -> None:
+        """Say who answers, as soon as a chunk does: a ping or Azure's verdict on the prompt may come before it."""
+        if not self._started:
+            if not isinstance(chunk, WireReply) or not (chunk.choices or chunk.model):
+                return
+            self._started = True
+            events.append(Started(chunk.model, chunk.id))
+        self._decode = _decode_slowly if self._halves else _decode_later
 
-    def _take_odd(self, event: ServerSentEvent, events: list[Event]) -> bool:
-        """What is not a JSON document: the terminal word, a keep-alive, an error. True if it was one of them."""
-        data = event.data
+    def _check(self, chunk: WireChunk, frame: ServerSentEvent) -> None:
+        """Errors come in place of any chunk, under several shapes."""
+        if frame.type == "error":
+            raise broken_off(frame.data, sent=self._sent, secrets=self._secrets)
+        if chunk.error is not None or chunk.usage is None:
+            check_error(chunk, frame.data, self._sent, self._secrets)
+
+    def _read_odd(self, frame: ServerSentEvent, events: list[Event]) -> WireChunk | None:
+        """What cannot be decoded at once: an error, the terminal word, a keep-alive, or a chunk with something odd."""
+        data = frame.data
+        if frame.type == "error":
+            raise broken_off(data, sent=self._sent, secrets=self._secrets)
         if data.strip() == b"[DONE]":
+            if not self._finish:
+                raise self._interrupted("with [DONE] and without any choice")
             self._end(events)
-            return True
-        if event.type == "error":
-            text = msgspec.json.encode({"error": event.text or "error"})
-            error = embedded_error(text, sent=self._sent, secrets=self._secrets)
-            assert error is not None  # the document above has a message
-            raise error
-        return bool(_KEEP_ALIVE.fullmatch(data))
+            return None
+        if frame.type in _KEEP_ALIVE_TYPES or _KEEP_ALIVE.match(data):
+            return None
+        try:
+            chunk = decode(data, _first, "a chunk", halves_in=PIECES)
+        except ResponseValidationError as error:
+            self._position += 1
+            if not self._skip_bad:
+                message = f"chunk {self._position - 1}: {error.message}"
+                raise ResponseValidationError(message, body=error.body, maybe_billed=True) from None
+            events.append(Skipped(self._position - 1))
+            return None
+        if self._totals is not None:
+            self._halves.clear()  # this chunk repeats them
+        self._halves.mend(chunk)
+        # While half of a character waits, every chunk comes this way: it may hold the other half.
+        self._decode = _decode_slowly if self._halves else _decode_first
+        return chunk
 
     def _end(self, events: list[Event]) -> None:
         self.done = True
+        if self._totals is None:
+            events += self._halves.rest()
         events.extend(finished(index, reason) for index, reason in self._finish.items())
 
-    def _decode_leniently(self, data: bytes) -> WireChunk:
-        try:
-            chunk: WireChunk = decode(data, _first, "a chunk")
-        except ResponseValidationError as error:
-            raise ResponseValidationError(
-                f"chunk {self._position}: {error.message}", body=error.body, maybe_billed=True
-            ) from None
-        for choice in chunk.choices or ():
-            if choice.delta is not None and choice.delta.content:
-                choice.delta.content = self._join_surrogates(choice.index, choice.delta.content)
-        return chunk
 
-    def _join_surrogates(self, index: int, text: str) -> str:
-        """Make characters whole that a server cut between two chunks, as `\\ud83d` and `\\ude00`."""
-        text = self._surrogates.pop(index, "") + text
-        if "\ud800" <= text[-1] <= "\udbff":
-            self._surrogates[index] = text[-1]
-            text = text[:-1]
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _decode_slowly(_: bytes) -> WireChunk:
+    raise msgspec.DecodeError
+
+
+class _Lines:
+    """Lines as the events that they would be, had they been sent as such."""
+
+    cut_short = False  # a last line without its end is read, and may turn out to be whole
+
+    def __init__(self) -> None:
+        self._decoder = NDJSONDecoder()
+
+    def feed(self, data: bytes) -> list[ServerSentEvent]:
+        return [ServerSentEvent("message", document) for document in self._decoder.feed(data)]
+
+    def close(self) -> list[ServerSentEvent]:
+        return [ServerSentEvent("message", document) for document in self._decoder.close()]

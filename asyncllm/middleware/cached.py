@@ -22,7 +22,7 @@ import msgspec
 from msgspec import UNSET
 
 from asyncllm.cache import Cache, Guarded
-from asyncllm.events import Event, Events, Finished, Ready, Started, UsageReport
+from asyncllm.events import Event, Events, Finished, Ready, Skipped, Started, UsageReport
 from asyncllm.middleware import Open
 from asyncllm.trail import Trail
 from asyncllm.types import Request, Sampling
@@ -194,11 +194,12 @@ def _decode(value: bytes) -> list[Event]:
 
 
 class _Ends:
-    """Which choices have begun, and how they ended."""
+    """Which choices have begun, how they ended, and whether anything is missing."""
 
-    __slots__ = ("_begun", "_reasons")
+    __slots__ = ("_begun", "_has_gaps", "_reasons")
 
     def __init__(self) -> None:
+        self._has_gaps = False
         self._begun: set[int] = set()
         self._reasons: dict[int, str | None] = {}
 
@@ -206,10 +207,14 @@ class _Ends:
         for event in events:
             if isinstance(event, Finished):
                 self._reasons[event.index] = event.reason
+            elif isinstance(event, Skipped):
+                self._has_gaps = True
             elif not isinstance(event, Started | UsageReport):
                 self._begun.add(event.index)
 
     @property
     def are_proper(self) -> bool:
-        """Whether there is a choice, and each came to an end that was no error."""
-        return bool(self._reasons) and self._begun <= self._reasons.keys() and "error" not in self._reasons.values()
+        """Whether there is a choice, each came to an end that was no error, and nothing was left out."""
+        if self._has_gaps or not self._reasons:
+            return False
+        return self._begun <= self._reasons.keys() and "error" not in self._reasons.values()

@@ -132,7 +132,8 @@ class _Hedged:
     async def _leave(self) -> None:
         for run in self._runs:
             run.left.set()
-            run.task.cancel()
+            if not run.is_at_its_end:
+                run.task.cancel()
         with anyio.move_on_after(_LEAVE_S, shield=True):
             await asyncio.wait([run.task for run in self._runs])
 
@@ -145,6 +146,8 @@ class _Run:
         """Done with `None` when the answer has begun, or with the error in its place."""
         self.left = asyncio.Event()
         self.head: Sequence[Event] = ()
+        self.is_at_its_end = False
+        """Whether every event has been taken over, so that nothing is left to abort."""
         self._queue: asyncio.Queue[Sequence[Event] | BaseException | None] = asyncio.Queue(1)
         self.task = asyncio.create_task(self._run(open_, request, trail))
 
@@ -165,6 +168,7 @@ class _Run:
                     async for batch in ready.rest:
                         await self._queue.put(batch)
                 await self._queue.put(None)
+                self.is_at_its_end = True
                 await self.left.wait()
         except BaseException as error:
             if not self.entered.done():

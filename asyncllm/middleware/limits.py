@@ -16,7 +16,8 @@ from types import TracebackType
 
 from msgspec import Struct
 
-from asyncllm.backend import EmbedRequest
+from asyncllm.backend import Clock, EmbedRequest
+from asyncllm.clock import LoopClock
 from asyncllm.errors import (
     AsyncLLMError,
     ConfigError,
@@ -62,7 +63,7 @@ class Limiter:
     `Client(limits=Limits(...))` makes one for each of its deployments.
     """
 
-    def __init__(self, limits: Limits = Limits()) -> None:
+    def __init__(self, limits: Limits = Limits(), clock: Clock = LoopClock()) -> None:
         if not isinstance(limits, Limits):
             raise ConfigError("limits is a Limits, as in Limits(concurrency=8)", field="limits")
         self.limits = limits
@@ -72,7 +73,8 @@ class Limiter:
         self._counts_minutes = limits.requests_per_minute is not None or limits.tokens_per_minute is not None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._line: deque[_Waiter] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._clock = clock
+        self._timer: asyncio.Task[None] | None = None
         self._recent: deque[Slot] = deque()  # those of the last minute, oldest first
         self._recent_tokens = 0
         self._pause: _Pause | None = None
@@ -86,9 +88,7 @@ class Limiter:
 
     def paused_s(self) -> float:
         """Seconds for which no call will be let through."""
-        if self._pause is None or self._loop is None:
-            return 0.0
-        return max(0.0, self._pause.until - self._loop.time())
+        return 0.0 if self._pause is None else max(0.0, self._pause.until - self._clock.time())
 
     def enter(self, request: Request | EmbedRequest) -> Slot | None:
         """Take a slot if one is free and nobody stands in line for it."""
@@ -143,7 +143,7 @@ class Limiter:
     def throttle(self, error: AsyncLLMError, slot: Slot, pause_s: Callable[[AsyncLLMError, int], float]) -> None:
         """The call of `slot` was refused because there are too many: pause, for as long as `pause_s` says."""
         self._bind()
-        now = self._now()
+        now = self._clock.time()
         is_news = slot.epoch == self._epoch  # calls that were sent before a pause began say the same once more
         self._throttles += is_news
         wait_s = pause_s(error, max(1, self._throttles))
@@ -157,10 +157,6 @@ class Limiter:
     def succeed(self) -> None:
         """A call was answered."""
         self._throttles = 0
-
-    def _now(self) -> float:
-        assert self._loop is not None  # `_bind` came first
-        return self._loop.time()
 
     def _bind(self) -> None:
         loop = asyncio.get_running_loop()
@@ -180,7 +176,7 @@ class Limiter:
 
     def _delay_s(self, tokens: int) -> float:
         """Seconds until a call of `tokens` may be let through; infinite until one that is under way has ended."""
-        now = self._now()
+        now = self._clock.time()
         if self._pause is not None:
             wait_s = self._pause.wait_s(now, len(self._line))
             if wait_s > 0:
@@ -213,7 +209,7 @@ class Limiter:
 
     def _give(self, tokens: int) -> Slot:
         self.in_flight += 1
-        slot = Slot(self._epoch, self._now(), tokens, is_counted=self._counts_minutes)
+        slot = Slot(self._epoch, self._clock.time(), tokens, is_counted=self._counts_minutes)
         if slot.is_counted:
             self._recent.append(slot)
             self._recent_tokens += tokens
@@ -239,12 +235,17 @@ class Limiter:
         while self._line:
             delay_s = self._delay_s(self._line[0].tokens)
             if delay_s > 0:
-                if delay_s < inf and self._loop is not None:
-                    self._timer = self._loop.call_later(delay_s, self._advance)
+                if delay_s < inf:
+                    self._timer = asyncio.create_task(self._come_back(delay_s))
                 return
             waiter = self._line.popleft()
             if not waiter.ready.done():
                 waiter.ready.set_result(self._give(waiter.tokens))
+
+    async def _come_back(self, delay_s: float) -> None:
+        await self._clock.sleep(delay_s)
+        self._timer = None
+        self._advance()
 
 
 class _Pause:

@@ -14,21 +14,48 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncllm.testing.conformance import BackendConformance
-    from asyncllm.testing.ops import Chunk, Fin, HalfClose, Op, Pause, Rst, Slice, Sse, Stall, Status
+    from asyncllm.testing.mock import Failure, OpenAIMock
+    from asyncllm.testing.ops import (
+        Chunk,
+        Comment,
+        Fin,
+        Gzip,
+        HalfClose,
+        Named,
+        Newline,
+        Op,
+        Pause,
+        Rst,
+        Slice,
+        Sse,
+        SseItem,
+        Stall,
+        Status,
+        parse_script,
+    )
     from asyncllm.testing.scripted_backend import Script, ScriptedBackend, Step
     from asyncllm.testing.scripted_transport import ScriptedReply, ScriptedTransport, in_pieces
-    from asyncllm.testing.server import FaultyServer, SeenRequest
+    from asyncllm.testing.seen import SeenRequest
+    from asyncllm.testing.server import FaultyServer
     from asyncllm.testing.time import ManualClock, StuckError, VirtualTimeLoop, run_virtual
-    from asyncllm.testing.wire import openai_chunks, openai_reply, openai_stream, sse_event
+    from asyncllm.testing.tls import Authority, Tls
+    from asyncllm.testing.wire import compressed, openai_chunks, openai_reply, openai_stream, sse_event, sse_pieces
 
 __all__ = [
+    "Authority",
     "BackendConformance",
     "Chunk",
+    "Comment",
+    "Failure",
     "FaultyServer",
     "Fin",
+    "Gzip",
     "HalfClose",
     "ManualClock",
+    "Named",
+    "Newline",
     "Op",
+    "OpenAIMock",
     "Pause",
     "Rst",
     "Script",
@@ -38,27 +65,52 @@ __all__ = [
     "SeenRequest",
     "Slice",
     "Sse",
+    "SseItem",
     "Stall",
     "Status",
     "Step",
     "StuckError",
+    "Tls",
     "VirtualTimeLoop",
+    "compressed",
     "in_pieces",
     "openai_chunks",
     "openai_reply",
     "openai_stream",
+    "parse_script",
     "run_virtual",
     "sse_event",
+    "sse_pieces",
 ]
 
 _HOME = {
     "conformance": ["BackendConformance"],
-    "ops": ["Chunk", "Fin", "HalfClose", "Op", "Pause", "Rst", "Slice", "Sse", "Stall", "Status"],
+    "mock": ["Failure", "OpenAIMock"],
+    "ops": [
+        "Chunk",
+        "Comment",
+        "Fin",
+        "Gzip",
+        "HalfClose",
+        "Named",
+        "Newline",
+        "Op",
+        "Pause",
+        "Rst",
+        "Slice",
+        "Sse",
+        "SseItem",
+        "Stall",
+        "Status",
+        "parse_script",
+    ],
     "scripted_backend": ["Script", "ScriptedBackend", "Step"],
     "scripted_transport": ["ScriptedReply", "ScriptedTransport", "in_pieces"],
-    "server": ["FaultyServer", "SeenRequest"],
+    "seen": ["SeenRequest"],
+    "server": ["FaultyServer"],
     "time": ["ManualClock", "StuckError", "VirtualTimeLoop", "run_virtual"],
-    "wire": ["openai_chunks", "openai_reply", "openai_stream", "sse_event"],
+    "tls": ["Authority", "Tls"],
+    "wire": ["compressed", "openai_chunks", "openai_reply", "openai_stream", "sse_event", "sse_pieces"],
 }
 _LAZY = {name: f"asyncllm.testing.{module}" for module, names in _HOME.items() for name in names}
 

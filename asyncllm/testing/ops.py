@@ -1,17 +1,48 @@
 """The words that scripts are written in.
 
-`Pause` and `Stall` mean the same to every fake; the others are what a `FaultyServer` does with a connection. A script
-may also hold plain `bytes`, which are sent as they are, and plain numbers, which are seconds to wait.
+`Pause` and `Stall` mean the same to everything that plays a script; the others are what a `FaultyServer` does with a
+connection. A script may also hold plain `bytes`, which are sent as they are, and plain numbers, which are seconds to
+wait.
+
+`repr` of a script is Python that makes it again, so one that was generated can be stored and read by `parse_script`.
 """
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from msgspec import Struct
 
-__all__ = ["Chunk", "Fin", "HalfClose", "Op", "Pause", "Rst", "Slice", "Sse", "Stall", "Status"]
+__all__ = [
+    "Chunk",
+    "Comment",
+    "Fin",
+    "Gzip",
+    "HalfClose",
+    "Named",
+    "Newline",
+    "Op",
+    "Pause",
+    "Rst",
+    "Slice",
+    "Sse",
+    "SseItem",
+    "Stall",
+    "Status",
+    "parse_script",
+]
+
+Newline: TypeAlias = Literal["\n", "\r", "\r\n"]
+"""How the lines of an event stream end."""
+
+Gzip: TypeAlias = Literal["whole", "flushed", "truncated", "corrupt"]
+"""How a body is compressed. The HTTP framing around it is always in order.
+
+`whole` is one block, which ends with the body; `flushed` can be read as it comes, piece by piece; `truncated` is
+flushed, and stops half way; `corrupt` is flushed, with one byte inverted half way.
+"""
 
 
 class Pause(Struct, frozen=True):
@@ -31,6 +62,8 @@ class Status(Struct, frozen=True):
     headers: Mapping[str, str] = {}
     body: bytes | None = b""
     """`None` sends the headers alone, as they are given: the ops that follow make the body."""
+    gzip: Gzip | None = None
+    """Compress the body, and say so in the headers."""
 
 
 class Chunk(Struct, frozen=True):
@@ -39,11 +72,27 @@ class Chunk(Struct, frozen=True):
     data: bytes = b""
 
 
-class Sse(Struct, frozen=True):
-    """A reply of status 200 that streams server-sent events, one write each."""
+class Comment(Struct, frozen=True):
+    """A line of an event stream that says nothing, as servers send to keep a connection alive."""
 
-    events: Sequence[bytes | str | Mapping[str, Any]]
-    """The data of each event; a mapping becomes JSON."""
+    text: str = "ping"
+
+
+class Named(Struct, frozen=True):
+    """An event of a type of its own, such as `event: error`."""
+
+    event: str
+    data: bytes | str | Mapping[str, Any]
+
+
+SseItem: TypeAlias = bytes | str | Mapping[str, Any] | Named | Comment
+"""One item of an event stream: the data of an event, of which a mapping becomes JSON; a named one; or a comment."""
+
+
+class Sse(Struct, frozen=True):
+    """A reply that streams server-sent events, one write each."""
+
+    events: Sequence[SseItem]
     ending: Literal["done", "end", "fin", "rst", "stall"] = "done"
     """`done` adds `[DONE]` and ends the body, `end` ends it without, `fin` and `rst` cut it, `stall` says no more."""
     framing: Literal["chunked", "close"] = "chunked"
@@ -51,14 +100,30 @@ class Sse(Struct, frozen=True):
     headers: Mapping[str, str] = {}
     """In addition to those that make it an event stream."""
     every_s: float = 0
-    """Seconds to wait after each event."""
+    """Seconds to wait after each write, that of `[DONE]` aside."""
+    pings: Sequence[SseItem] = ()
+    """Sent before each event and before the end: a `Comment`, or what relays send as data, such as `"ping"`."""
+    newline: Newline = "\n"
+    bom: bool = False
+    """Whether the stream opens with a byte order mark."""
+    gzip: Gzip | None = None
+    """Compress the body, and say so in the headers."""
+    at_once: bool = False
+    """Send all of the body in one write, which a `Slice` before it then cuts anywhere."""
+    status: int = 200
 
 
 class Slice(Struct, frozen=True):
     """From here on, send every byte in pieces of `size`, `wait_s` seconds apart."""
 
-    size: int
+    size: int | tuple[int, ...]
+    """Bytes a piece; of several sizes, each in its turn, and then the first one again."""
     wait_s: float = 0
+
+    def __post_init__(self) -> None:
+        sizes = (self.size,) if isinstance(self.size, int) else self.size
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"a slice has at least one byte; got size={self.size!r}")
 
 
 class Fin(Struct, frozen=True):
@@ -78,3 +143,31 @@ class HalfClose(Struct, frozen=True):
 
 Op: TypeAlias = bytes | float | Pause | Stall | Status | Chunk | Sse | Slice | Fin | Rst | HalfClose
 """One step of a server's script."""
+
+_WORDS: Mapping[str, type[Struct]] = {
+    word.__name__: word for word in (Chunk, Comment, Fin, HalfClose, Named, Pause, Rst, Slice, Sse, Stall, Status)
+}
+
+
+def parse_script(text: str) -> list[Op]:
+    """The script whose `repr` is `text`. Runs no code; raises `ValueError` for anything else.
+
+    For the script of a `FaultyServer`; a list of scripts has a `repr` for each of them.
+    """
+    tree = ast.parse(text.strip(), mode="eval").body
+    if not isinstance(tree, ast.List | ast.Tuple):
+        raise ValueError("a script is a list of steps")  # noqa: TRY004  # what is wrong is the text
+    return [cast("Op", _build(step)) for step in tree.elts]
+
+
+def _build(node: ast.expr) -> object:
+    match node:
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in _WORDS:
+            named = {word.arg: _build(word.value) for word in keywords if word.arg}
+            return _WORDS[name](*map(_build, args), **named)
+        case ast.List(elts=items):
+            return [_build(item) for item in items]
+        case ast.Tuple(elts=items):
+            return tuple(_build(item) for item in items)
+        case _:
+            return ast.literal_eval(node)

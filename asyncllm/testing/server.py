@@ -9,42 +9,23 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 from types import TracebackType
 from typing import Any, Self, TypeAlias, cast
 
-import msgspec
-from msgspec import Struct
-
+from asyncllm.testing.backlog import FullBacklog
 from asyncllm.testing.ops import Chunk, Fin, HalfClose, Op, Pause, Rst, Slice, Sse, Stall, Status
-from asyncllm.testing.wire import sse_event
+from asyncllm.testing.seen import HEAD_BYTES, MalformedError, SeenRequest, read_request
+from asyncllm.testing.tls import Authority, Tls
+from asyncllm.testing.wire import compressed, sse_pieces
 
-__all__ = ["FaultyServer", "SeenRequest"]
+__all__ = ["FaultyServer", "Scripts"]
 
 TASK_NAME = "asyncllm.testing.FaultyServer"
 """Name of the tasks that serve connections, by which a test can tell them from those of the code under test."""
 
-_HEAD_BYTES = 2**20
 _REASONS = {200: "OK", 204: "No Content", 307: "Temporary Redirect", 429: "Too Many Requests"}
-
-
-class SeenRequest(Struct):
-    """A request as it arrived, and how its client left."""
-
-    method: str
-    path: str
-    """Query included."""
-    headers: dict[str, str]
-    """By names in lower case."""
-    body: bytes
-    connection: int
-    """Which connection brought it, counted from one."""
-    aborted_s: float | None = None
-    """Seconds from its arrival until the client closed the connection, if it did before the script's end."""
-
-    def json(self) -> Any:
-        """The body decoded."""
-        return msgspec.json.decode(self.body)
 
 
 Scripts: TypeAlias = Sequence[Op] | Sequence[Sequence[Op]] | Callable[[SeenRequest], Sequence[Op]]
@@ -55,28 +36,68 @@ class FaultyServer:
     """Serves HTTP/1.1 by script while its block lasts: `async with FaultyServer(scripts) as server: server.url`.
 
     Of a list of scripts the last one serves every further request. A connection stays open after a script unless the
-    script closes it. `on_connect` is played when a connection is accepted, before anything is read.
+    script closes it. `on_connect` is played when a connection is accepted, before anything is read. `tls` makes it an
+    https server, for better or worse; see `Tls`.
 
-    Leaving closes every connection and raises what a script function raised.
+    Connections wait for `accept_after_s` seconds from the start, or for ever with `None`: the queue for them is full,
+    so that connecting itself takes that long. The network asks again after one second, three, seven.
+
+    What is not HTTP is answered with status 400. Leaving closes every connection and raises what a script function
+    raised.
     """
 
-    def __init__(self, scripts: Scripts, *, on_connect: Sequence[Op] = ()) -> None:
+    def __init__(
+        self,
+        scripts: Scripts,
+        *,
+        on_connect: Sequence[Op] = (),
+        tls: Tls | None = None,
+        accept_after_s: float | None = 0,
+        port: int = 0,
+        keep: bool = True,
+    ) -> None:
         self._scripts = scripts
-        self._on_connect = on_connect
+        self._on_connect = [Stall()] if tls == "stall" else on_connect
+        self._accept_after_s = accept_after_s
+        self._port = port
+        self._keep = keep
+        self._count = 0
+        self._tls: Tls | None = tls
+        self._authority = Authority() if tls else None
         self._tasks: set[asyncio.Task[object]] = set()
         self._errors: list[Exception] = []
         self._pulse = asyncio.Event()
         self._server: asyncio.Server
+        self._backlog: FullBacklog | None = None
         self.requests: list[SeenRequest] = []
-        """Every request, in order of arrival."""
+        """Every request, in order of arrival; none with `keep=False`, for a server that is to run for long."""
         self.connections = 0
         """Connections accepted so far."""
         self.url = ""
-        """`http://127.0.0.1:port`, without a slash at its end."""
+        """`http://127.0.0.1:port`, without a slash at its end; `https` with any `tls`."""
+
+    @property
+    def authority(self) -> Authority:
+        """Who signed the certificate: `authority.client()` is an `ssl.SSLContext` that trusts it, `.pem` its bytes."""
+        if self._authority is None:
+            raise ValueError("a server without tls= has no certificate")
+        return self._authority
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.get_running_loop().create_server(lambda: _Wire(self._serve), "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        door = socket.create_server(("127.0.0.1", self._port))
+        self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{door.getsockname()[1]}"
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _Wire(self._serve),
+            sock=door,
+            ssl=self._authority.server(self._tls) if self._authority and self._tls else None,
+            start_serving=False,
+        )
+        if self._accept_after_s == 0:
+            await self._server.start_serving()
+        else:
+            self._backlog = FullBacklog(door)
+            if self._accept_after_s is not None:
+                self._tasks.add(asyncio.create_task(self._open_late(self._accept_after_s), name=TASK_NAME))
         return self
 
     async def __aexit__(
@@ -88,8 +109,16 @@ class FaultyServer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._server.wait_closed()
+        if self._backlog is not None:
+            self._backlog.close()
         if self._errors and error is None:
             raise self._errors[0]
+
+    async def _open_late(self, after_s: float) -> None:
+        assert self._backlog is not None  # made just before this task
+        await asyncio.sleep(after_s)
+        self._backlog.release()
+        await self._server.start_serving()
 
     async def received(self, count: int = 1, *, within_s: float = 10) -> list[SeenRequest]:
         """Wait until `count` requests have arrived, and return all. Raises `TimeoutError` after `within_s`."""
@@ -121,9 +150,9 @@ class FaultyServer:
         except (asyncio.IncompleteReadError, ConnectionError, _GoneError):
             pass  # the client left between two requests, or while it was greeted
         except asyncio.CancelledError:
-            # What is still to be written to a client that does not read would keep the server from closing.
+            # What is still to be written to a client that does not read would keep the server from closing. Not raised
+            # again: this is the end of the task, and Python 3.11 reports a cancelled one as an error in a callback.
             writer.transport.abort()
-            raise
         except Exception as error:
             self._errors.append(error)
         finally:
@@ -133,10 +162,20 @@ class FaultyServer:
     async def _converse(self, player: _Player, reader: asyncio.StreamReader, connection: int) -> None:
         time = asyncio.get_running_loop().time
         is_open = await player.play(self._on_connect)
+        if self._tls == "plain":
+            await reader.readexactly(1)  # of what is no HTTP at all
+            await player.play([Status(400), Fin()])
+            return
         while is_open:
-            request = await _read_request(reader, connection)
+            try:
+                request = await read_request(reader, connection)
+            except MalformedError:
+                await player.play([Status(400), Fin()])
+                return
             arrived = time()
-            self.requests.append(request)
+            self._count += 1
+            if self._keep:
+                self.requests.append(request)
             self._tell()
             try:
                 is_open = await player.play(self._script(request))
@@ -154,7 +193,7 @@ class FaultyServer:
         if callable(scripts):
             return scripts(request)
         if scripts and isinstance(scripts[0], list | tuple):
-            position = min(len(self.requests), len(scripts)) - 1
+            position = min(self._count, len(scripts)) - 1
             return cast("Sequence[Sequence[Op]]", scripts)[position]
         return cast("Sequence[Op]", scripts)
 
@@ -164,7 +203,7 @@ class _Wire(asyncio.StreamReaderProtocol):
 
     def __init__(self, serve: Callable[[_Wire, asyncio.StreamReader, asyncio.StreamWriter], Any]) -> None:
         self.gone = asyncio.Event()
-        reader = asyncio.StreamReader(limit=_HEAD_BYTES)
+        reader = asyncio.StreamReader(limit=HEAD_BYTES)
         super().__init__(reader, lambda reader, writer: serve(self, reader, writer))
 
     def eof_received(self) -> bool | None:
@@ -188,6 +227,7 @@ class _Player:
         self._gone = wire.gone
         self._writer = writer
         self._slice: Slice | None = None
+        self._sizes: Iterator[int] = iter(())
 
     async def play(self, ops: Sequence[Op]) -> bool:
         """Do what `ops` say. Returns whether the connection can take another request; raises `_GoneError`."""
@@ -208,15 +248,16 @@ class _Player:
             case Stall():
                 await self._wait(None)
             case Status():
-                await self._send(_head(op.code, op.headers, op.body) + (op.body or b""))
+                await self._send(_reply(op))
             case Chunk(data=data):
                 await self._send(_chunk(data))
             case Sse():
                 return await self._stream(op)
-            case Slice():
+            case Slice(size=size):
                 self._slice = op
+                self._sizes = cycle((size,) if isinstance(size, int) else size)
             case HalfClose():
-                self._writer.write_eof()
+                self._half_close()
             case Fin():
                 self._writer.close()
                 return False
@@ -228,11 +269,18 @@ class _Player:
     async def _stream(self, op: Sse) -> bool:
         frame = _chunk if op.framing == "chunked" else bytes
         last = {"Transfer-Encoding": "chunked"} if op.framing == "chunked" else {"Connection": "close"}
-        await self._send(_head(200, {"Content-Type": "text/event-stream", **last, **op.headers}, None))
-        for event in op.events:
-            data = event if isinstance(event, bytes | str) else msgspec.json.encode(event)
-            await self._send(frame(sse_event(data)))
-            if op.every_s:
+        pieces = sse_pieces(op.events, done=op.ending == "done", pings=op.pings, newline=op.newline, bom=op.bom)
+        if op.gzip is not None:
+            pieces = compressed(pieces, op.gzip)
+            last["Content-Encoding"] = "gzip"
+        head = _head(op.status, {"Content-Type": "text/event-stream", **last, **op.headers}, None)
+        writes = [frame(piece) for piece in pieces]
+        if op.at_once:
+            writes = [b"".join(writes)]
+        await self._send(head)
+        for number, data in enumerate(writes, 1):
+            await self._send(data)
+            if op.every_s and not (op.ending == "done" and number == len(writes)):
                 await self._wait(op.every_s)
         match op.ending:
             case "fin":
@@ -241,20 +289,16 @@ class _Player:
                 return await self._do(Rst())
             case "stall":
                 return await self._do(Stall())
-            case "done":
-                await self._send(frame(sse_event(b"[DONE]")))
-            case "end":
-                pass
-        if op.framing == "close":
-            return await self._do(Fin())
-        await self._send(_chunk(b""))
+            case "done" | "end" if op.framing == "close":
+                return await self._do(Fin())
+            case "done" | "end":
+                await self._send(_chunk(b""))
         return True
 
     async def _send(self, data: bytes) -> None:
         pieces = [data]
         if self._slice is not None:
-            size = self._slice.size
-            pieces = [data[start : start + size] for start in range(0, len(data), size)]
+            pieces = list(_slices(data, self._sizes))
         for piece in pieces:
             if self._gone.is_set():
                 raise _GoneError
@@ -274,6 +318,14 @@ class _Player:
             return
         raise _GoneError
 
+    def _half_close(self) -> None:
+        if self._writer.can_write_eof():
+            self._writer.write_eof()
+        else:
+            # TLS has no such thing: below it the connection is cut, without the farewell that TLS asks for.
+            raw: socket.socket = self._writer.get_extra_info("socket")
+            raw.shutdown(socket.SHUT_WR)
+
     def _reset(self) -> None:
         raw: socket.socket = self._writer.get_extra_info("socket")
         # Closing a socket that lingers for zero seconds sends RST in place of FIN.
@@ -281,15 +333,19 @@ class _Player:
         self._writer.transport.abort()
 
 
-async def _read_request(reader: asyncio.StreamReader, connection: int) -> SeenRequest:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    first, *lines = head.split("\r\n")[:-2]
-    method, path, _ = first.split(" ", 2)
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    if "transfer-encoding" in headers:
-        raise NotImplementedError("a FaultyServer reads requests with a Content-Length only")
-    body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return SeenRequest(method, path, headers, body, connection)
+def _slices(data: bytes, sizes: Iterator[int]) -> Iterator[bytes]:
+    start = 0
+    while start < len(data):
+        size = next(sizes)
+        yield data[start : start + size]
+        start += size
+
+
+def _reply(op: Status) -> bytes:
+    if op.body is None or op.gzip is None:
+        return _head(op.code, op.headers, op.body) + (op.body or b"")
+    body = b"".join(compressed([op.body], op.gzip))
+    return _head(op.code, {"Content-Encoding": "gzip", **op.headers}, body) + body
 
 
 def _head(code: int, headers: Mapping[str, str], body: bytes | None) -> bytes:

@@ -2,22 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from asyncllm.testing.ops import Comment, Gzip, Named, Newline, SseItem
 from asyncllm.types import Usage
 
-__all__ = ["openai_chunks", "openai_reply", "openai_stream", "sse_event"]
+__all__ = ["compressed", "openai_chunks", "openai_reply", "openai_stream", "sse_event", "sse_pieces"]
 
 _MODEL = "fake-model"
 _ID = "chatcmpl-fake"
+_BOM = b"\xef\xbb\xbf"
+_GZIP = 31  # zlib's number for "with the header and trailer of gzip"
 
 
-def sse_event(data: bytes | str) -> bytes:
-    """One server-sent event of one data line."""
-    return b"data: " + (data.encode() if isinstance(data, str) else data) + b"\n\n"
+def sse_event(item: SseItem, *, newline: Newline = "\n") -> bytes:
+    """One server-sent event, with a `data` line for each line of its data; or one comment."""
+    if isinstance(item, Comment):
+        return f": {item.text}{newline}{newline}".encode()
+    end = newline.encode()
+    lines: list[bytes] = []
+    if isinstance(item, Named):
+        lines.append(b"event: " + item.event.encode())
+        item = item.data
+    lines += [b"data: " + line for line in _data(item).split(b"\n")]
+    return end.join([*lines, b"", b""])
+
+
+def sse_pieces(
+    items: Sequence[SseItem],
+    *,
+    done: bool = True,
+    pings: Sequence[SseItem] = (),
+    newline: Newline = "\n",
+    bom: bool = False,
+) -> list[bytes]:
+    """An event stream in pieces: each of `items` with `pings` before it, and `[DONE]` unless it is to lack its end."""
+    pieces: list[bytes] = []
+    for item in [*items, *([b"[DONE]"] if done else [])]:
+        pieces += [sse_event(one, newline=newline) for one in (*pings, item)]
+    if bom and pieces:
+        pieces[0] = _BOM + pieces[0]
+    return pieces
+
+
+def compressed(pieces: Sequence[bytes], how: Gzip) -> list[bytes]:
+    """A body in pieces, compressed by gzip; see `Gzip`. No piece is empty."""
+    packer = zlib.compressobj(wbits=_GZIP)
+    if how == "whole":
+        return [packer.compress(b"".join(pieces)) + packer.flush()]
+    packed = [packer.compress(piece) + packer.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
+    packed.append(packer.flush())
+    middle = sum(map(len, packed)) // 2
+    if how == "truncated":
+        return _first(packed, middle)
+    if how == "corrupt":
+        start = 0
+        for number, piece in enumerate(packed):
+            if start <= middle < start + len(piece):
+                spot = middle - start
+                packed[number] = piece[:spot] + bytes([piece[spot] ^ 0xFF]) + piece[spot + 1 :]
+            start += len(piece)
+    return packed
+
+
+def _first(pieces: Sequence[bytes], size: int) -> list[bytes]:
+    """As many of `pieces` as `size` bytes make, the last one cut."""
+    kept: list[bytes] = []
+    for piece in pieces:
+        if size > 0:
+            kept.append(piece[:size])
+        size -= len(piece)
+    return kept
+
+
+def _data(item: bytes | str | Mapping[str, Any]) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    return item.encode() if isinstance(item, str) else msgspec.json.encode(item)
 
 
 def openai_chunks(
@@ -50,10 +115,16 @@ def openai_stream(
     usage: Usage | None = None,
     model: str = _MODEL,
     done: bool = True,
+    pings: Sequence[SseItem] = (),
+    newline: Newline = "\n",
+    bom: bool = False,
 ) -> bytes:
-    """A whole streamed chat as the bytes of its body; `done=False` leaves out the terminal event."""
+    """A whole streamed chat as the bytes of its body; `done=False` leaves out the terminal event.
+
+    The rest is as in `Sse`.
+    """
     chunks = openai_chunks(texts, finish=finish, usage=usage, model=model)
-    return b"".join(sse_event(data) for data in [*chunks, *([b"[DONE]"] if done else [])])
+    return b"".join(sse_pieces(chunks, done=done, pings=pings, newline=newline, bom=bom))
 
 
 def openai_reply(

@@ -17,5 +17,10 @@ __all__ = ["connect"]
 
 
 def connect(config: Config, context: Context, /) -> Backend:
-    """Make the backend. Options: `headers`, `include_usage`, `max_tokens_field`, `organization`, `project`."""
+    """Make the backend.
+
+    Options: `headers`, `include_usage`, `max_tokens_field`, `organization`, `project`; for servers that stream in ways
+    of their own, `delta_mode="cumulative"` where every chunk holds all of the answer so far, and `on_bad_event="skip"`
+    to go on without a chunk that cannot be read (a `Skipped` event; `Response.skipped` counts them) instead of raising.
+    """
     return OpenAI(config, context)

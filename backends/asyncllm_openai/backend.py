@@ -20,6 +20,7 @@ from asyncllm.dialect import (
 )
 from asyncllm.errors import ConfigError, ProtocolError
 from asyncllm.events import Event, Events, Ready
+from asyncllm.rejection import excerpt
 from asyncllm.types import Embeddings, ModelInfo, Request, Timeouts
 
 __all__ = ["OpenAI"]
@@ -35,13 +36,19 @@ _OPENAI = frozenset(
 _COMPATIBLE = _OPENAI | {
     "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "include_stop_str_in_output", "stop_token_ids"
 }  # fmt: skip
+_LINES = frozenset(
+    f"application/{name}" for name in ("jsonl", "jsonlines", "ndjson", "stream+json", "x-jsonlines", "x-ndjson")
+)
+_PAGE_BYTES = 4096  # enough of a page to tell whose it is
 
 
 class OpenAI:
     """One server at one address."""
 
     def __init__(self, config: Config, context: Context) -> None:
-        config.check_options("headers", "include_usage", "max_tokens_field", "organization", "project")
+        config.check_options(
+            "delta_mode", "headers", "include_usage", "max_tokens_field", "on_bad_event", "organization", "project"
+        )
         self._name = config.backend
         self._transport = context.transport
         self._url = config.url(context.env, "OPENAI_BASE_URL", f"https://{_HOST}/v1")
@@ -55,6 +62,8 @@ class OpenAI:
             include_usage=config.option("include_usage", bool, True),
             reasoning_content=not self._own,
         )
+        self._cumulative = _choice(config, "delta_mode", "incremental", "cumulative")
+        self._skip_bad = _choice(config, "on_bad_event", "raise", "skip")
         self._supported = _OPENAI if self._own else _COMPATIBLE
 
     def open(self, request: Request, /) -> _Exchange:
@@ -71,7 +80,7 @@ class OpenAI:
             stream=request.stream,
             timeouts=request.timeouts,
         )
-        return _Exchange(self._transport.open(call), call)
+        return _Exchange(self._transport.open(call), call, cumulative=self._cumulative, skip_bad=self._skip_bad)
 
     async def embed(self, request: EmbedRequest, /) -> Embeddings:
         """Embed texts in one call; see `asyncllm.backend.Embedder`."""
@@ -103,18 +112,22 @@ _PROBE = Timeouts(connect_s=5, byte_idle_s=10)
 class _Exchange:
     """One call under way. A class and not a decorated generator: this is the path that every call takes."""
 
-    __slots__ = ("_call", "_events", "_exchange")
+    __slots__ = ("_call", "_cumulative", "_events", "_exchange", "_skip_bad")
 
-    def __init__(self, exchange: AbstractAsyncContextManager[HttpReply], call: HttpCall) -> None:
+    def __init__(
+        self, exchange: AbstractAsyncContextManager[HttpReply], call: HttpCall, *, cumulative: bool, skip_bad: bool
+    ) -> None:
         self._exchange = exchange
         self._call = call
+        self._cumulative = cumulative
+        self._skip_bad = skip_bad
         self._events: Ready | None = None
 
     async def __aenter__(self) -> Events:
         reply = await self._exchange.__aenter__()
         call = self._call
         if call.stream:
-            self._events = Ready((), _stream(reply, call))
+            self._events = Ready((), self._stream(reply, call))
             return self._events
         try:
             return Ready(read_reply(await reply.read(), sent=call.body, secrets=call.secrets))
@@ -129,27 +142,59 @@ class _Exchange:
             await self._events.aclose()
         return await self._exchange.__aexit__(kind, error, trace)
 
-
-async def _stream(reply: HttpReply, call: HttpCall) -> AsyncGenerator[list[Event]]:
-    """The events of each network read together."""
-    kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        # The server does not stream, or answers with an error under a status of 200: either way, in one piece.
-        yield read_reply(await reply.read(), sent=call.body, secrets=call.secrets)
-        return
-    if kind not in ("text/event-stream", ""):
-        raise ProtocolError(f"a stream was asked for and the server answers with {kind[:60]}: check base_url")
-    stream = ReplyStream(sent=call.body, secrets=call.secrets)
-    while data := await reply.receive():
-        if events := stream.feed(data):
-            yield events
-        if stream.error is not None:
-            raise stream.error
-        if stream.done:
-            # Stopping at the terminal event would cost a new connection a call: its body has an end of its own.
-            await reply.drain()
+    async def _stream(self, reply: HttpReply, call: HttpCall) -> AsyncGenerator[list[Event]]:
+        """The events of each network read together."""
+        kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+        lines = kind in _LINES
+        if not lines and (kind == "application/json" or kind.endswith("+json")):
+            # The server does not stream, or answers with an error under a status of 200: either way, in one piece.
+            yield read_reply(await reply.read(), sent=call.body, secrets=call.secrets)
             return
-    yield stream.close()
+        if not lines and kind not in ("text/event-stream", ""):
+            raise await _not_a_stream(reply, kind, call)
+        stream = ReplyStream(
+            sent=call.body,
+            secrets=call.secrets,
+            lines=lines,
+            cumulative=self._cumulative,
+            skip_bad=self._skip_bad,
+        )
+        while data := await reply.receive():
+            if events := stream.feed(data):
+                yield events
+            if stream.error is not None:
+                raise stream.error
+            if stream.done:
+                # Stopping at the terminal event would cost a new connection a call: its body has an end of its own.
+                await reply.drain()
+                return
+        yield stream.close()
+
+
+async def _not_a_stream(reply: HttpReply, kind: str, call: HttpCall) -> ProtocolError:
+    """The error for a reply of another kind, most often a page of something in between."""
+    page = b""
+    while len(page) < _PAGE_BYTES and (data := await reply.receive()):
+        page += data
+    told = excerpt(page, sent=call.body, secrets=call.secrets) if kind.startswith("text/") else ""
+    return ProtocolError(
+        f"a stream was asked for and the server answers with {kind[:60]}{f' ({told[:200]})' if told else ''}: "
+        "check base_url",
+        status=reply.status,
+        body=page,
+    )
+
+
+def _choice(config: Config, name: str, usual: str, other: str) -> bool:
+    """Whether the option `name` says `other`. Raises `ConfigError` where it says neither."""
+    word = config.option(name, str, usual)
+    if word not in (usual, other):
+        raise ConfigError(
+            f"the option {name!r} of the {config.backend!r} backend is {usual!r} or {other!r}, not {word[:40]!r}",
+            backend=config.backend,
+            field=name,
+        )
+    return word == other
 
 
 def _headers(config: Config, env: Mapping[str, str], key: Secret | None) -> dict[str, str]:

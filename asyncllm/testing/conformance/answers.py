@@ -8,7 +8,7 @@ import msgspec
 
 from asyncllm.backend import Backend
 from asyncllm.errors import AsyncLLMError, UnsupportedError
-from asyncllm.events import Event, Finished, ReasoningDelta, RefusalDelta, Started, TextDelta, UsageReport
+from asyncllm.events import Event, Finished, ReasoningDelta, RefusalDelta, Skipped, Started, TextDelta, UsageReport
 from asyncllm.testing.conformance.subject import Subject, check
 from asyncllm.types import Message, Request, Response, Usage
 
@@ -50,7 +50,7 @@ class AnswerChecks(Subject):
         for stream in (True, False):
             finished: set[int] = set()
             for event in await self.events(backend, self.request(stream=stream)):
-                if isinstance(event, Started | UsageReport):
+                if isinstance(event, Started | UsageReport | Skipped):
                     continue
                 assert event.index not in finished, f"{type(event).__name__} after Finished of choice {event.index}"
                 if isinstance(event, Finished):

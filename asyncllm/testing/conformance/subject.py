@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from asyncllm.backend import Backend, Config, Context, Secret, Transport
+from asyncllm.clock import LoopClock
 from asyncllm.collect import Collector
 from asyncllm.events import Event
 from asyncllm.registry import Registry
-from asyncllm.routes import LoopClock
 from asyncllm.testing.conformance.harness import run_clean, settled, within
 from asyncllm.types import Message, Request, Response, Sampling
 
