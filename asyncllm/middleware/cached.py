@@ -22,7 +22,7 @@ import msgspec
 from msgspec import UNSET
 
 from asyncllm.cache import Cache, Guarded
-from asyncllm.events import Event, Events, Finished, Ready, Skipped, Started, UsageReport
+from asyncllm.events import Event, Events, Finished, Ready, Skipped, Started, TextDelta, UsageReport
 from asyncllm.middleware import Open
 from asyncllm.trail import Trail
 from asyncllm.types import Request, Sampling
@@ -205,11 +205,13 @@ class _Ends:
 
     def add(self, events: Iterable[Event]) -> None:
         for event in events:
-            if isinstance(event, Finished):
+            if type(event) is TextDelta:  # first the kind that comes once a token
+                self._begun.add(event.index)
+            elif isinstance(event, Finished):
                 self._reasons[event.index] = event.reason
             elif isinstance(event, Skipped):
                 self._has_gaps = True
-            elif not isinstance(event, Started | UsageReport):
+            elif not isinstance(event, (Started, UsageReport)):  # a union is made anew each time
                 self._begun.add(event.index)
 
     @property
