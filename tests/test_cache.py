@@ -308,7 +308,7 @@ async def test_a_folder_that_another_process_lets_grow_is_read_on(tmp_path: Path
     assert await cache.get("b") == b"2"
 
 
-def test_a_forked_child_is_told_to_open_the_folder_itself(tmp_path: Path) -> None:
+def test_a_forked_child_uses_what_was_not_open_and_is_told_of_what_was(tmp_path: Path) -> None:
     script = """
         import asyncio, os, sys
         from asyncllm import ConfigError

@@ -46,7 +46,7 @@ class DiskCache:
 
     The folder is made with mode 0700, its files with 0600. It must be on a disk of this machine, not on a network. What
     is older than `ttl_s` seconds is not given out. Several caches of one folder in a process share it, with the
-    `max_bytes` of the first; a process that is forked opens the folder itself.
+    `max_bytes` of the first. One that is open does not follow into a forked process: fork first.
 
     Answers stand in the file as they are, and prompts and keys not at all: what is asked is known by a digest alone.
     Nothing is opened before the first use, and using a closed one opens it again.
@@ -89,7 +89,7 @@ class DiskCache:
         if self._folder is None:
             self._folder = _Folder.at(self._path, self._max_bytes)
         if self._folder.pid != os.getpid():
-            raise ConfigError("a DiskCache that is open cannot be used in a forked process; open it after the fork")
+            raise ConfigError("a DiskCache that was open before a fork cannot be used after it; fork first")
         return self._folder
 
     def __repr__(self) -> str:

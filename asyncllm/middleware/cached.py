@@ -211,7 +211,7 @@ class _Ends:
                 self._reasons[event.index] = event.reason
             elif isinstance(event, Skipped):
                 self._has_gaps = True
-            elif not isinstance(event, (Started, UsageReport)):  # a union is made anew each time
+            elif not isinstance(event, (Started, UsageReport)):  # a union would be made anew for each event
                 self._begun.add(event.index)
 
     @property
