@@ -18,6 +18,7 @@ from msgspec import UNSET
 
 from asyncllm.backend import Backend, Clock, Embedder, EmbedRequest, Health, Models, PromptChecker, Secret, Transport
 from asyncllm.budgets import Budget
+from asyncllm.cache import Cache, Guarded
 from asyncllm.calls import CallOptions, Model, Prompt, chat_request, completion_request, parser
 from asyncllm.clock import LoopClock
 from asyncllm.config import Settings, find_settings, load_settings
@@ -57,7 +58,9 @@ class Client:
     preference. `base_url`, `api_key` and `options` belong to the backend of that model (of the first, of several; of
     `openai`, where there is none) and go to no other. `retry=None` makes every call once. `config` is the path of a
     TOML file, or `Settings` made in code; by default the file is looked for as `asyncllm.config` says. `backend` puts
-    an object of your own in the place of all backends, and `transport` one in the place of aiohttp.
+    an object of your own in the place of all backends, and `transport` one in the place of aiohttp. `cache` answers a
+    chat or completion that the same deployment, under the same key, has answered before; clients may share it, and
+    none of them closes it.
 
     Works with `async with`, and without it, then ended by `aclose()`. Binds to the event loop of its first call.
 
@@ -76,6 +79,7 @@ class Client:
         limits: Limits | Limiter = Limits(),
         hedge: Hedge | None = None,
         budget: Budget | None = None,
+        cache: Cache | None = None,
         hooks: Sequence[Hook] = (),
         prices: Mapping[str, Price] | None = None,
         config: Settings | str | Path | None = None,
@@ -92,6 +96,8 @@ class Client:
             raise ConfigError("hedge is a Hedge, as in Hedge(after_s=2), or None", field="hedge")
         if budget is not None and not isinstance(budget, Budget):
             raise ConfigError("budget is a Budget, as in Budget(usd=5), or None", field="budget")
+        if cache is not None and not (callable(getattr(cache, "get", None)) and callable(getattr(cache, "put", None))):
+            raise ConfigError("cache is a Cache, as in MemoryCache(), or None", field="cache")
         if not isinstance(limits, Limits | Limiter):
             raise ConfigError("limits is a Limits, as in Limits(concurrency=8), or a Limiter", field="limits")
         for name, price in (prices or {}).items():
@@ -118,6 +124,7 @@ class Client:
                 dog=self._dog,
                 retry=retry or Retry(attempts=1),
                 hedge=hedge,
+                cache=None if cache is None else Guarded.of(cache),
                 cool_down_s=settings.cool_down_s,
             ),
             limits=limits,

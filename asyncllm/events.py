@@ -12,7 +12,7 @@ from typing import TypeAlias, cast
 from asyncllm.types import FinishReason, Noun, TokenLogprob, Usage
 
 # No event can be part of a reference cycle, so none needs to be tracked by the collector (`gc=False`): a stream makes
-# one for each token.
+# one for each token. The tags tell events apart where they are written down, and show nowhere else.
 
 __all__ = [
     "Event",
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-class Started(Noun, frozen=True, gc=False):
+class Started(Noun, frozen=True, gc=False, tag="started"):
     """The backend accepted the call and says who answers."""
 
     model: str | None = None
@@ -41,7 +41,7 @@ class Started(Noun, frozen=True, gc=False):
     _private = frozenset({"body"})
 
 
-class TextDelta(Noun, frozen=True, gc=False):
+class TextDelta(Noun, frozen=True, gc=False, tag="text"):
     """The next piece of a choice's text."""
 
     text: str
@@ -51,7 +51,7 @@ class TextDelta(Noun, frozen=True, gc=False):
     _private = frozenset({"text"})
 
 
-class ReasoningDelta(Noun, frozen=True, gc=False):
+class ReasoningDelta(Noun, frozen=True, gc=False, tag="reasoning"):
     """The next piece of a choice's visible thinking."""
 
     text: str
@@ -60,7 +60,7 @@ class ReasoningDelta(Noun, frozen=True, gc=False):
     _private = frozenset({"text"})
 
 
-class RefusalDelta(Noun, frozen=True, gc=False):
+class RefusalDelta(Noun, frozen=True, gc=False, tag="refusal"):
     """The next piece of the model's own words for not answering."""
 
     text: str
@@ -69,7 +69,7 @@ class RefusalDelta(Noun, frozen=True, gc=False):
     _private = frozenset({"text"})
 
 
-class ToolCallDelta(Noun, frozen=True, gc=False):
+class ToolCallDelta(Noun, frozen=True, gc=False, tag="tool_call"):
     """A piece of a tool call. Pieces with the same `position`, or else the same `id`, belong together."""
 
     position: int | None = None
@@ -83,7 +83,7 @@ class ToolCallDelta(Noun, frozen=True, gc=False):
     _private = frozenset({"arguments"})
 
 
-class LogprobsDelta(Noun, frozen=True, gc=False):
+class LogprobsDelta(Noun, frozen=True, gc=False, tag="logprobs"):
     """Log probabilities of the tokens that a choice gained."""
 
     tokens: tuple[TokenLogprob, ...]
@@ -92,7 +92,7 @@ class LogprobsDelta(Noun, frozen=True, gc=False):
     _private = frozenset({"tokens"})
 
 
-class UsageReport(Noun, frozen=True, gc=False):
+class UsageReport(Noun, frozen=True, gc=False, tag="usage"):
     """What the call has consumed so far; a later report replaces an earlier one, field by field."""
 
     usage: Usage
@@ -105,7 +105,7 @@ class Skipped(Noun, frozen=True, gc=False, tag="skipped"):
     """How many parts came before it."""
 
 
-class Finished(Noun, frozen=True, gc=False):
+class Finished(Noun, frozen=True, gc=False, tag="finished"):
     """A choice is complete."""
 
     reason: FinishReason | None

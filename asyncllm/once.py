@@ -53,6 +53,7 @@ async def once(
         raise
     trail.is_complete = True
     usage: Usage | None = getattr(made.result, "usage", None)
+    trail.usage = usage
     if observation is not None:
         trail.end()
         await observation.end(None, usage, None)

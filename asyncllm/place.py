@@ -5,8 +5,10 @@ from __future__ import annotations
 from msgspec import Struct
 
 from asyncllm.backend import Backend, Clock
+from asyncllm.cache import Guarded
 from asyncllm.errors import APIError
 from asyncllm.middleware import Open, bottom
+from asyncllm.middleware.cached import cached
 from asyncllm.middleware.deadlines import deadlines
 from asyncllm.middleware.gate import gate
 from asyncllm.middleware.hedge import Hedge, hedge
@@ -27,13 +29,16 @@ class Means(Struct, frozen=True, kw_only=True):
     dog: Watchdog
     retry: Retry
     hedge: Hedge | None = None
+    cache: Guarded | None = None
     cool_down_s: float = 10
 
 
 class Place:
     """One deployment, or all models of a backend that share its settings."""
 
-    def __init__(self, backend: Backend, *, name: str, label: str, limiter: Limiter, means: Means) -> None:
+    def __init__(
+        self, backend: Backend, *, name: str, label: str, limiter: Limiter, means: Means, identity: str
+    ) -> None:
         self.backend = backend
         self.name = name
         """The backend's registered name."""
@@ -46,7 +51,9 @@ class Place:
         self.cooling_until = 0.0
         """Event-loop time until which others are asked first."""
         open_ = self._tried(gate(deadlines(bottom(backend), means.dog)))
-        self.open: Open = open_ if means.hedge is None else hedge(open_, means.hedge)
+        if means.hedge is not None:
+            open_ = hedge(open_, means.hedge)
+        self.open: Open = open_ if means.cache is None else cached(open_, means.cache, identity)
         """`backend.open` within its layers."""
 
     def within(self, open_: Open) -> Open:

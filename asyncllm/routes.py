@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from asyncllm.backend import Backend, Context, Secret, Transport
 from asyncllm.calls import Model
 from asyncllm.config import BackendSettings, Deployment, Settings
 from asyncllm.errors import ConfigError
+from asyncllm.identity import Noted, identify
 from asyncllm.middleware.limits import Limiter
 from asyncllm.place import Means, Place, Target
 from asyncllm.registry import Registry
@@ -94,7 +96,8 @@ class Routes:
         self._only = None
         if backend is not None:
             name = type(backend).__name__
-            self._only = self._place(name, name, BackendSettings(), backend)
+            # Nobody else knows what this object is like: what it answers is kept for this client alone.
+            self._only = self._place(name, name, BackendSettings(), backend, secrets.token_hex())
 
     def resolve(self, model: Model | None = None) -> list[Target]:
         """The places to try, in order. Connects what is not connected yet.
@@ -222,10 +225,13 @@ class Routes:
             from asyncllm.transport import AiohttpTransport
 
             self._transport = AiohttpTransport()
-        context = Context(transport=self._transport, clock=self._means.clock, env=self._env)
+        env = Noted(self._env)
+        context = Context(transport=self._transport, clock=self._means.clock, env=env)
         label = location.key.removeprefix("deployment ")
         backend = connect(config, context)
-        place = self._places[location.key] = self._place(location.backend, label, location.settings, backend)
+        identity = identify(config, env)
+        place = self._place(location.backend, label, location.settings, backend, identity)
+        self._places[location.key] = place
         return place
 
     def _argument_key(self) -> str:
@@ -239,7 +245,7 @@ class Routes:
             name = self._settings.expand(next(iter(group.weights)))[0]
         return self._locate(name).key
 
-    def _place(self, name: str, label: str, settings: BackendSettings, backend: Backend) -> Place:
+    def _place(self, name: str, label: str, settings: BackendSettings, backend: Backend, identity: str) -> Place:
         limits = settings.limits or self._limits
         limiter = limits if isinstance(limits, Limiter) else Limiter(limits, self._means.clock)
-        return Place(backend, name=name, label=label, limiter=limiter, means=self._means)
+        return Place(backend, name=name, label=label, limiter=limiter, means=self._means, identity=identity)

@@ -22,6 +22,7 @@ from anyio.from_thread import BlockingPortal
 from asyncllm import client as asynchronous
 from asyncllm.backend import Backend, Clock, Secret, Transport
 from asyncllm.budgets import Budget
+from asyncllm.cache import Cache
 from asyncllm.calls import CallOptions, Model, Prompt
 from asyncllm.config import Settings
 from asyncllm.errors import APIConnectionError, WrongLoopError
@@ -120,6 +121,7 @@ class Client:
         limits: Limits | Limiter = Limits(),
         hedge: Hedge | None = None,
         budget: Budget | None = None,
+        cache: Cache | None = None,
         hooks: Sequence[Hook] = (),
         prices: Mapping[str, Price] | None = None,
         config: Settings | str | Path | None = None,
@@ -138,6 +140,7 @@ class Client:
             limits=limits,
             hedge=hedge,
             budget=budget,
+            cache=cache,
             hooks=hooks,
             prices=prices,
             config=config,

@@ -31,10 +31,12 @@ FLOOR = {
     "trail": 1,
     "watchdog": 1,
     "budgets": 2,
+    "cache": 2,
     "calls": 2,
     "clock": 2,
     "config": 2,
     "hooks": 2,
+    "identity": 2,
     "middleware": 3,
     "registry": 2,
     "transport": 2,
@@ -83,6 +85,8 @@ HOMES = {
         "asyncllm/testing",
         "backends/asyncllm_llamacpp",
     },
+    "lmdb": {"asyncllm/cache/disk.py"},
+    "opentelemetry": {"asyncllm/hooks/otel.py"},
     "pytest": {"asyncllm/testing"},
     "tomllib": {"asyncllm/config.py"},
     "xllamacpp": {"backends/asyncllm_llamacpp"},
@@ -169,7 +173,15 @@ def test_names_in_all_are_sorted_and_there(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["asyncllm", "asyncllm.backend", "asyncllm.dialect", "asyncllm.ndjson", "asyncllm.sse", "asyncllm.testing"],
+    [
+        "asyncllm",
+        "asyncllm.backend",
+        "asyncllm.cache",
+        "asyncllm.dialect",
+        "asyncllm.ndjson",
+        "asyncllm.sse",
+        "asyncllm.testing",
+    ],
 )
 def test_every_public_name_exists_and_explains_itself(module: str) -> None:
     door = importlib.import_module(module)
@@ -218,7 +230,7 @@ def test_importing_loads_nothing_heavy_and_does_no_work() -> None:
     script = (
         "import sys; before = set(sys.modules); import asyncllm; loaded = set(sys.modules) - before;"
         "heavy = {'aiohttp', 'anyio', 'starlette', 'vllm', 'torch', 'apsw', 'pydantic', 'importlib.metadata',"
-        "'tomllib', 'ssl', 'asyncllm.client', 'asyncllm.transport'};"
+        "'tomllib', 'ssl', 'lmdb', 'opentelemetry', 'asyncllm.client', 'asyncllm.transport'};"
         "print(sorted(heavy & loaded))"
     )
 
