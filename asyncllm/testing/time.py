@@ -25,6 +25,7 @@ _Poll: TypeAlias = Callable[[float | None], _Found]
 _TURNS = 50
 """Turns of the event loop that a woken task gets before the clock moves on: a wait that follows is in time by then."""
 _SHOWN_TASKS = 20
+_RESOLUTION_S = 1e-6
 
 
 class ManualClock:
@@ -113,6 +114,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._grace_s = grace_s
         self._patience_s = patience_s
         super().__init__(_Selector(self._wait))
+        # asyncio's own name. A timer runs when it is due within this; of the nanosecond of a real clock, a float of a
+        # few months has lost sight, and a timer that is due now would never run.
+        self._clock_resolution = _RESOLUTION_S
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
@@ -174,8 +178,13 @@ class _Selector(selectors.DefaultSelector):
 
 
 def _place(task: asyncio.Task[Any]) -> str:
-    frames = task.get_stack(limit=1)
-    return f"{frames[0].f_code.co_qualname}, line {frames[0].f_lineno}" if frames else "no frame"
+    """Where a task waits, from its own function down to what that awaits."""
+    steps: list[str] = []
+    awaited: Any = task.get_coro()
+    while (frame := getattr(awaited, "cr_frame", None)) is not None:
+        steps.append(f"{frame.f_code.co_qualname}:{frame.f_lineno}")
+        awaited = awaited.cr_await
+    return " > ".join(steps)
 
 
 def run_virtual(main: Coroutine[Any, Any, T], *, grace_s: float = 0.01, patience_s: float = 10) -> T:
