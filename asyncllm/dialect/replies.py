@@ -171,7 +171,7 @@ def read_reply(body: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = ())
     if reply.choices is None:
         raise ResponseValidationError("the reply has no `choices`", body=body[:65536])
     events: list[Event] = [Started(reply.model, reply.id, body)]
-    if len({choice.index for choice in reply.choices}) < len(reply.choices):
+    if len(reply.choices) > 1 and len({choice.index for choice in reply.choices}) < len(reply.choices):
         # Two answers under one index would be read as one. Their order is what the index repeats.
         for index, choice in enumerate(reply.choices):
             choice.index = index

@@ -74,6 +74,11 @@ class ReplyStream:
             self._read(self._frames.feed(data), events)
         except AsyncLLMError as error:
             self.error = error
+        if self._totals is not None:
+            try:
+                self._totals.shorten(events)
+            except ResponseValidationError as error:
+                self.error = error
         return events
 
     def close(self) -> list[Event]:
@@ -94,23 +99,15 @@ class ReplyStream:
                     + (f"with {unfinished} choices unfinished" if self._finish else "without any choice")
                 )
             self._end(events)
+        if self._totals is not None:
+            self._totals.shorten(events)
         return events
 
     def _interrupted(self, how: str) -> StreamInterrupted:
         return StreamInterrupted(f"the stream ended after {self._position} chunks {how}", maybe_billed=True)
 
     def _read(self, frames: list[ServerSentEvent], events: list[Event]) -> None:
-        """Add what `frames` mean."""
-        if self._totals is None:
-            self._read_chunks(frames, events)
-            return
-        try:
-            self._read_chunks(frames, events)
-        finally:
-            self._totals.shorten(events)
-
-    def _read_chunks(self, frames: list[ServerSentEvent], events: list[Event]) -> None:
-        """One loop, because it runs once a token."""
+        """Add what `frames` mean. One loop, because it runs once a token."""
         finish = self._finish
         for frame in frames:
             if self.done:
