@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
-import anyio
 import msgspec
 import pytest
 
@@ -34,7 +33,6 @@ from asyncllm.testing import (
     ScriptedBackend,
     ScriptedReply,
     ScriptedTransport,
-    Sse,
     Stall,
     Status,
     openai_chunks,
@@ -523,72 +521,6 @@ async def test_a_slow_consumer_is_not_held_to_the_models_deadline() -> None:
             await asyncio.sleep(0.1)
 
     assert texts == ["a", "b"]
-
-
-Consume = Callable[[Client], Awaitable[None]]
-
-
-async def _leave_by_break(client: Client) -> None:
-    async with client.stream("hi") as stream:
-        async for event in stream:
-            if isinstance(event, TextDelta):
-                break
-
-
-async def _leave_by_error(client: Client) -> None:
-    with pytest.raises(ZeroDivisionError):
-        async with client.stream("hi") as stream:
-            async for _ in stream:
-                raise ZeroDivisionError
-
-
-async def _drop_half_way(client: Client) -> None:
-    async for _ in client.stream_text("hi"):
-        break
-
-
-async def _cancel_task(client: Client) -> None:
-    task = asyncio.ensure_future(client.chat("hi"))
-    await asyncio.sleep(0.1)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def _time_out(client: Client) -> None:
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.1):
-            await client.chat("hi")
-
-
-async def _leave_scope(client: Client) -> None:
-    with anyio.move_on_after(0.1):
-        await client.chat("hi")
-
-
-async def _fail_sibling(client: Client) -> None:
-    async def fail() -> None:
-        await asyncio.sleep(0.1)
-        raise ZeroDivisionError
-
-    with pytest.raises(ExceptionGroup):
-        async with asyncio.TaskGroup() as group:
-            group.create_task(client.stream("hi").whole())
-            group.create_task(fail())
-
-
-WAYS = [_leave_by_break, _leave_by_error, _drop_half_way, _cancel_task, _time_out, _leave_scope, _fail_sibling]
-
-
-@pytest.mark.parametrize("leave", WAYS, ids=lambda way: way.__name__)
-async def test_however_a_call_is_left_the_server_sees_it_stop(leave: Consume) -> None:
-    before = asyncio.all_tasks()
-    async with FaultyServer([Sse(openai_chunks(["a"] * 3, finish=None), "stall")]) as server:
-        async with Client(model="openai:x", base_url=server.url, env={}) as client:
-            await leave(client)
-
-            assert await server.aborted(within_s=5)
-        assert {task for task in asyncio.all_tasks() - before if "FaultyServer" not in task.get_name()} == set()
 
 
 async def test_a_dropped_stream_needs_no_collector_of_cycles() -> None:
