@@ -922,18 +922,3 @@ async def test_a_closed_transport_says_so() -> None:
 
     with pytest.raises(asyncllm.APIConnectionError, match="closed"):
         await read(transport, "http://127.0.0.1:1")
-
-
-async def test_cancelling_twenty_calls_a_hundred_times_leaks_nothing(transport: AiohttpTransport) -> None:
-    async with FaultyServer(stream(Stall())) as server:
-        for _ in range(100):
-            tasks = [asyncio.create_task(read_pieces(transport, server.url)) for _ in range(20)]
-            await asyncio.sleep(0)
-            await asyncio.sleep(0.001)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-        connector = transport.sessions[False].connector
-        assert connector is not None
-        assert not connector._acquired
