@@ -23,7 +23,7 @@ from asyncllm import Timeouts
 from asyncllm.testing import Chunk, Fin, Pause, Rst, Slice, Stall, Status, openai_chunks, openai_reply
 from asyncllm.testing.ops import Op
 
-__all__ = ["CASES", "MODES", "Case", "Mode", "good"]
+__all__ = ["CASES", "MODES", "Case", "Mode", "begin", "good"]
 
 Mode = Literal["plain", "before", "after"]
 MODES: tuple[Mode, ...] = ("plain", "before", "after")
@@ -90,18 +90,19 @@ def _body(
     timeouts: Timeouts = Timeouts(),
     before: type[asyncllm.APIError] | None = None,
 ) -> None:
-    """A fault in the body: `end` follows half a JSON document, or an event stream with or without text."""
+    """A fault in the body: `end` follows a good beginning."""
     for mode in MODES:
         error = {"plain": plain, "before": before or stream, "after": stream}[mode]
         if error is not None:
-            start = {"plain": _BODY[:20], "before": b": hello\n\n", "after": _FIRST}[mode]
-            script = [*_begin(start, mode, framing), Pause(0.02), *end]
+            script = [*begin(mode, framing), Pause(0.02), *end]
             again = retryable if isinstance(retryable, bool) else retryable[mode]
             billed = maybe_billed if isinstance(maybe_billed, bool) else maybe_billed[mode]
             CASES.append(Case(name, mode, script, error, again, billed, timeouts))
 
 
-def _begin(start: bytes, mode: Mode, framing: str) -> list[Op]:
+def begin(mode: Mode, framing: str = "chunked") -> list[Op]:
+    """The script of a server that begins well: half a JSON document, or an event stream with or without text."""
+    start = {"plain": _BODY[:20], "before": b": hello\n\n", "after": _FIRST}[mode]
     headers = _JSON if mode == "plain" else _SSE
     if framing == "chunked":
         return [Status(200, {**headers, "Transfer-Encoding": "chunked"}, None), Chunk(start)]

@@ -10,9 +10,9 @@ import pytest
 
 import asyncllm
 from asyncllm import Client, Retry, TextDelta, Timeouts
-from asyncllm.testing import FaultyServer, Fin, Rst
+from asyncllm.testing import FaultyServer, Fin, Rst, Stall
 from asyncllm.testing.ops import Op
-from fault_cases import CASES, Case, Mode, good
+from fault_cases import CASES, Case, Mode, begin, good
 
 CANARY = "canary-77f3"
 IDS = [f"{case.name}-{case.mode}" for case in CASES]
@@ -151,3 +151,23 @@ async def test_an_early_refusal_wins_over_the_broken_upload(mode: Mode) -> None:
 
     assert caught.value.status == 413
     assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("where", ["no connection", "no head", "body", "text"])
+async def test_a_cancelled_call_ends_cancelled_and_cuts_its_connection(where: str) -> None:
+    mode: Mode = "after" if where == "text" else "plain"
+    script = {"no connection": [], "no head": [Stall()]}.get(where, [*begin(mode), Stall()])
+    greeting: list[Op] = [Stall()] if where == "no connection" else []
+
+    async with FaultyServer(script, on_connect=greeting) as server:
+        url = server.url.replace("http:", "https:") if greeting else server.url
+        async with client_of(url, retry=AGAIN) as client:
+            task = asyncio.create_task(ask(client, mode))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            async with asyncio.timeout(10):
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                if not greeting:
+                    assert await server.aborted()
+        assert len(server.requests) == (0 if greeting else 1)

@@ -924,21 +924,6 @@ async def test_a_closed_transport_says_so() -> None:
         await read(transport, "http://127.0.0.1:1")
 
 
-async def test_cancelling_twenty_calls_a_hundred_times_leaks_nothing(transport: AiohttpTransport) -> None:
-    async with FaultyServer(stream(Stall())) as server:
-        for _ in range(100):
-            tasks = [asyncio.create_task(read_pieces(transport, server.url)) for _ in range(20)]
-            await asyncio.sleep(0)
-            await asyncio.sleep(0.001)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-        connector = transport.sessions[False].connector
-        assert connector is not None
-        assert not connector._acquired
-
-
 async def test_a_reply_that_nobody_asked_for_is_never_the_reply_to_the_next_call(transport: AiohttpTransport) -> None:
     late: list[Op] = [Status(200, {}, b"mine"), Pause(0.02), Status(200, {}, b"of somebody else"), Stall()]
     async with FaultyServer(lambda seen: late) as server:
