@@ -17,9 +17,11 @@ from types import TracebackType
 import msgspec
 
 import asyncllm
+from asyncllm.cache import MemoryCache
 from asyncllm.clock import LoopClock
 from asyncllm.events import Event, Events, Ready
 from asyncllm.middleware import Open, bottom
+from asyncllm.middleware.cached import cached
 from asyncllm.middleware.deadlines import deadlines
 from asyncllm.middleware.fallback import Fallback
 from asyncllm.middleware.gate import gate
@@ -122,11 +124,15 @@ def _stacks() -> list[tuple[str, _Way]]:
     default = stacks[-1][1]
     bounded = asyncllm.Limiter(asyncllm.Limits(concurrency=64, requests_per_minute=10**9, tokens_per_minute=10**12))
     means = Means(clock=clock, dog=dog, retry=_POLICY)
-    places = [Place(_Answers(), name=name, label=name, limiter=limiter, means=means) for name in ("one", "other")]
+    places = [
+        Place(_Answers(), name=name, label=name, limiter=limiter, means=means, identity=name)
+        for name in ("one", "other")
+    ]
     extras: list[tuple[str, Open]] = [
         ("default and a total deadline", lambda request, trail: total_timeout(default, _timed(request), trail, dog)),
         ("default and limits of all kinds", limits(default, bounded, _POLICY.pause_s)),
         ("default and hedging", hedge(default, asyncllm.Hedge(after_s=60))),
+        ("default behind a cache that answers", cached(default, MemoryCache(), "here")),
         ("default over a list of two", lambda request, trail: Fallback([(place, request) for place in places], trail)),
     ]
     return ways + [(name, _through(open_)) for name, open_ in extras]
