@@ -75,7 +75,7 @@ class FaultyServer:
         """`http://127.0.0.1:port`, without a slash at its end."""
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.get_running_loop().create_server(lambda: _Wire(self._serve), "127.0.0.1", 0)
+        self._server = await asyncio.get_running_loop().create_server(lambda: _Wire(self._accept), "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
@@ -110,11 +110,14 @@ class FaultyServer:
                 await self._pulse.wait()
         return left
 
-    async def _serve(self, wire: _Wire, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # the protocol runs this in a task of its own
-        task.set_name(TASK_NAME)
+    def _accept(self, wire: _Wire, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: of one that asyncio starts for us, it reports the cancellation as an error (Python 3.11).
+        task = asyncio.get_running_loop().create_task(self._serve(wire, reader, writer), name=TASK_NAME)
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.close())  # here, because a task may end before it begins
+
+    async def _serve(self, wire: _Wire, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
             await self._converse(_Player(wire, writer), reader, self.connections)
@@ -126,9 +129,6 @@ class FaultyServer:
             raise
         except Exception as error:
             self._errors.append(error)
-        finally:
-            self._tasks.discard(task)
-            writer.close()
 
     async def _converse(self, player: _Player, reader: asyncio.StreamReader, connection: int) -> None:
         time = asyncio.get_running_loop().time
@@ -162,10 +162,10 @@ class FaultyServer:
 class _Wire(asyncio.StreamReaderProtocol):
     """One connection that knows at once when its client is gone, read or not."""
 
-    def __init__(self, serve: Callable[[_Wire, asyncio.StreamReader, asyncio.StreamWriter], Any]) -> None:
+    def __init__(self, accept: Callable[[_Wire, asyncio.StreamReader, asyncio.StreamWriter], None]) -> None:
         self.gone = asyncio.Event()
         reader = asyncio.StreamReader(limit=_HEAD_BYTES)
-        super().__init__(reader, lambda reader, writer: serve(self, reader, writer))
+        super().__init__(reader, lambda reader, writer: accept(self, reader, writer))
 
     def eof_received(self) -> bool | None:
         self.gone.set()
