@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -28,14 +28,20 @@ from asyncllm.testing import (
     openai_chunks,
     openai_reply,
 )
+from asyncllm.testing.conformance import OpenAIDialect
 from asyncllm.testing.conformance.options import OPTIONS
 from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Usage
+from asyncllm_llamacpp import engine as engines
+from asyncllm_llamacpp.engine import Engine
+from asyncllm_llamacpp.options import Options as LlamaOptions
+from asyncllm_llamacpp.options import find_model
 
 
 class TestEcho(BackendConformance):
     name = "echo"
     supports = frozenset({"chat", "complete", "max_tokens"})
     max_tokens = 64
+    speaks_http = False
 
     def expected(self, prompt: str, /) -> str | None:
         return prompt
@@ -47,10 +53,15 @@ class TestOpenAI(BackendConformance):
     name = "openai"
     base_url = "http://127.0.0.1:9/v1"
     max_tokens = 64
+    dialect = OpenAIDialect()
 
     @asynccontextmanager
     async def make_backend(self) -> AsyncGenerator[Backend]:
-        async with FaultyServer(repeat) as server, self.connected(base_url=f"{server.url}/v1") as backend:
+        def answer(request: SeenRequest) -> Sequence[Op]:
+            server.requests.clear()  # what a server remembers is no leak of its client
+            return repeat(request)
+
+        async with FaultyServer(answer) as server, self.connected(base_url=f"{server.url}/v1") as backend:
             yield backend
 
     def expected(self, prompt: str, /) -> str | None:
@@ -62,17 +73,34 @@ class TestLlamaCpp(BackendConformance):
     model = "smollm2"
     max_tokens = 8
     api_key = None  # it runs in this process and takes none
+    speaks_http = False
+    long_prompt = "Write a story that never ends."  # of few tokens: it is the answer that is long
+    many = 6
     # One thread: several that wait for each other crawl when another process needs a core as well.
     options: Mapping[str, Any] = {"n_parallel": 4, "n_ctx": 2048, "n_threads": 1}
     bad_models = ("/no/such/model.gguf",)
+    engine: ClassVar[Engine]
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def loaded(cls) -> Iterator[Engine]:
+        """Every check has a client of its own, and all find the model loaded, which takes as long as most checks."""
+        cls.engine = engines.borrow(find_model(cls.model, backend=cls.name), LlamaOptions(**cls.options))
+        asyncio.run(cls.engine.ready())
+        yield cls.engine
+        engines.give_back(cls.engine)
+
+    def held(self, _: Backend, /) -> int:
+        return self.engine.options.n_parallel - self.engine.slots.free
 
 
-def test_llamacpp_embeds_where_it_is_told_to() -> None:
+def test_llamacpp_loads_and_embeds_where_it_is_told_to() -> None:
     suite = TestLlamaCpp()
     suite.options = {"n_ctx": 512, "n_threads": 1, "embedding": True, "pooling": "mean"}
     suite.embed_model = "smollm2"
 
     suite.test_texts_are_embedded_in_order_or_refused()
+    suite.test_two_event_loops_in_a_row_each_have_a_backend()
 
 
 def repeat(request: SeenRequest) -> Sequence[Op]:
@@ -102,7 +130,7 @@ def repeat(request: SeenRequest) -> Sequence[Op]:
 
 def _answer(asked: dict[str, Any]) -> tuple[str, str, Usage]:
     content = asked["prompt"] if "prompt" in asked else asked["messages"][-1]["content"]
-    text = content if isinstance(content, str) else content[0]["text"]
+    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
     if "response_format" in asked:
         text = '{"answer": true}'
     for stop in asked.get("stop", ()):
@@ -152,7 +180,8 @@ class Good:
         words = request.messages[-1].text.split(" ")
         said = words[: request.sampling.max_tokens if isinstance(request.sampling.max_tokens, int) else None]
         texts = [TextDelta(word if position == 0 else f" {word}") for position, word in enumerate(said)]
-        return [*texts, UsageReport(Usage(input_tokens=len(words), output_tokens=len(said))), Finished("stop")]
+        usage = Usage(input_tokens=len(words), output_tokens=len(said))
+        return [*texts, UsageReport(usage), Finished("stop" if len(said) == len(words) else "length")]
 
     async def aclose(self) -> None:
         pass

@@ -8,16 +8,19 @@ import sys
 import warnings
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from asyncllm.testing.server import TASK_NAME
 
-__all__ = ["run_clean", "settled", "within"]
+__all__ = ["open_files", "run_clean", "settled", "within"]
 
 T = TypeVar("T")
 
 _SETTLE_S = 2.0
 _NEVER_AWAITED = ".* was never awaited"
+# Linux and macOS; elsewhere open files cannot be counted without help, and are not.
+_OPEN_FILES = next((path for path in (Path("/proc/self/fd"), Path("/dev/fd")) if path.is_dir()), None)
 
 
 def run_clean(main: Coroutine[Any, Any, T]) -> T:
@@ -56,6 +59,11 @@ def within(seconds: float, what: str) -> Generator[None]:
         yield
     except TimeoutError as error:
         raise AssertionError(f"{what} did not end within {seconds} seconds") from error
+
+
+def open_files() -> int:
+    """How many files and sockets this process has open."""
+    return len(list(_OPEN_FILES.iterdir())) if _OPEN_FILES else 0
 
 
 @contextmanager
