@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -15,8 +15,8 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from asyncllm.backend import Backend, EmbedRequest, HttpCall, Transport, require_supported
-from asyncllm.errors import APIConnectionError, APIStatusError, BadRequestError, UnsupportedError
+from asyncllm.backend import Backend, EmbedRequest, Transport, require_supported
+from asyncllm.errors import APIConnectionError, APIStatusError, UnsupportedError
 from asyncllm.events import Event, Events, Finished, TextDelta, UsageReport
 from asyncllm.testing import (
     BackendConformance,
@@ -35,6 +35,7 @@ from asyncllm_llamacpp import engine as engines
 from asyncllm_llamacpp.engine import Engine
 from asyncllm_llamacpp.options import Options as LlamaOptions
 from asyncllm_llamacpp.options import find_model
+from broken_backends import TOO_MUCH, Good, Http, Subject, making, refusing
 
 
 class TestEcho(BackendConformance):
@@ -156,54 +157,6 @@ def _with_logprobs(asked: dict[str, Any], document: bytes) -> bytes:
 # -- backends that break the contract, each in one way ---------------------------------------------------------------
 
 
-class Good:
-    """Repeats the last message; keeps the contract, with four slots, and gives other tasks a turn at every event."""
-
-    can = frozenset({"chat", "max_tokens"})
-
-    def __init__(self, transport: Transport) -> None:
-        self.transport = transport
-        self.free = asyncio.Semaphore(4)
-
-    @asynccontextmanager
-    async def open(self, request: Request, /) -> AsyncGenerator[Events]:
-        require_supported(request, self.can, backend="broken")
-        async with self.free:
-            yield self.events(request)
-
-    async def events(self, request: Request) -> AsyncGenerator[Event]:
-        for event in self.make(request):
-            await asyncio.sleep(0)
-            yield event
-
-    def make(self, request: Request) -> list[Event]:
-        words = request.messages[-1].text.split(" ")
-        said = words[: request.sampling.max_tokens if isinstance(request.sampling.max_tokens, int) else None]
-        texts = [TextDelta(word if position == 0 else f" {word}") for position, word in enumerate(said)]
-        usage = Usage(input_tokens=len(words), output_tokens=len(said))
-        return [*texts, UsageReport(usage), Finished("stop" if len(said) == len(words) else "length")]
-
-    async def aclose(self) -> None:
-        pass
-
-
-class Subject(BackendConformance):
-    """The suite as it meets a backend of this file."""
-
-    name = "broken"
-    kind: type[Good] = Good
-    patience_s = 0.5
-    longest_block_s = 0.2
-    max_tokens = 64
-    bad_models: tuple[str, ...] = ()
-
-    def connect(self, transport: Transport, base_url: str | None = None) -> Backend:
-        return self.kind(transport)
-
-    def expected(self, prompt: str, /) -> str | None:
-        return prompt
-
-
 class TestGood(Subject):
     supports = Good.can
 
@@ -256,26 +209,6 @@ class KeepsThreads(Good):
         threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
         async for event in super().events(request):
             yield event
-
-
-def making(change: Callable[[Request, list[Event]], list[Event]], can: frozenset[str] = Good.can) -> type[Good]:
-    """A backend whose events are changed on the way."""
-
-    class Changed(Good):
-        def make(self, request: Request) -> list[Event]:
-            return change(request, super().make(request))
-
-    Changed.can = can
-    return Changed
-
-
-def refusing(is_bad: Callable[[Request], object], error: Exception) -> type[Good]:
-    """A backend that takes offence at some requests."""
-    return making(lambda request, events: events if not is_bad(request) else throw(error))
-
-
-def throw(error: Exception) -> list[Event]:
-    raise error
 
 
 class Mixes(Good):
@@ -415,17 +348,6 @@ class StopsTheOthers(Good):
             yield event
 
 
-class Http(Good):
-    """Asks a service, and then says what it would have said anyway."""
-
-    async def events(self, request: Request) -> AsyncGenerator[Event]:
-        call = HttpCall(url="http://nowhere", body=request.messages[-1].text.encode(), stream=request.stream)
-        async with self.transport.open(call) as reply:
-            await reply.read()
-        async for event in super().events(request):
-            yield event
-
-
 class HttpUntyped(Http):
     async def events(self, request: Request) -> AsyncGenerator[Event]:
         try:
@@ -470,7 +392,6 @@ class NotAlive(Good):
 
 
 ALL_OPTIONS = frozenset(OPTIONS)
-TOO_MUCH = BadRequestError("too much")
 BREAKAGES = [
     # the check (without `test_`), the backend that it must fail, and what it must say
     ("connecting_needs_no_running_loop_and_opens_nothing", OpensAtConnect, "leaves a file or a socket open"),
@@ -574,10 +495,21 @@ def test_the_suite_fails_a_broken_backend(check: str, broken: type[Good], says: 
         getattr(suite, f"test_{check}")()
 
 
-def test_every_check_is_known_to_fail_some_backend() -> None:
-    checks = {name.removeprefix("test_") for name in dir(BackendConformance) if name.startswith("test_")}
+def test_a_check_that_does_not_apply_is_not_collected() -> None:
+    assert TestOpenAI.test_an_event_of_a_megabyte_is_read is BackendConformance.test_an_event_of_a_megabyte_is_read
+    assert TestOpenAI.test_the_id_of_a_call_that_failed_is_told is not None
+    assert TestGood.test_an_event_of_a_megabyte_is_read is None
+    assert TestGood.test_the_id_of_a_call_that_failed_is_told is not None
+    assert TestEcho.test_an_event_of_a_megabyte_is_read is None
+    assert TestEcho.test_the_id_of_a_call_that_failed_is_told is None
 
-    assert {check for check, _, _ in BREAKAGES} == checks
+
+def test_no_two_groups_of_checks_share_a_name() -> None:
+    groups = [group for group in BackendConformance.__mro__ if group.__name__.endswith("Checks")]
+
+    names = [name for group in groups for name, value in vars(group).items() if callable(value)]
+
+    assert len(names) == len(set(names))
 
 
 def test_only_level_cancellation_finds_an_unshielded_clean_up() -> None:

@@ -44,8 +44,11 @@ class FramingChecks(Spoken):
         """One at the very start is skipped, whole or cut."""
         if self.service.content_type != _EVENT_STREAM:
             return
-        body = b"\xef\xbb\xbf" + self._body()
-        self._all_same([body, in_pieces(body)], "after a byte order mark")
+        # In some dialects nothing is missed of the first frame, so the mark also goes before the second.
+        bodies = [self._body(), b"".join(self.answer_frames()[1:])]
+        whole = [body for body, heard in zip(bodies, self.hear(bodies), strict=True) if heard.error is None]
+        marked = [b"\xef\xbb\xbf" + body for body in whole]
+        self._all_same([*marked, *(in_pieces(body) for body in marked)], "after a byte order mark")
 
     def test_comments_and_fields_that_nobody_knows_are_no_events(self) -> None:
         """Before, between and inside events, and the dialect's own keep-alives."""
@@ -149,11 +152,14 @@ class FramingChecks(Spoken):
         return b"".join(self.answer_frames())
 
     def _all_same(self, bodies: Iterable[Body], how: str) -> None:
-        """All of `bodies` read as the one answer."""
+        """All of `bodies` read as the one answer, from the name of the model to the end."""
+        expected = self.hear_whole(self._body())
+        assert expected.text == self._text, f"a stream reads {expected.text!r}"
         for number, heard in enumerate(self.hear(bodies)):
             assert heard.error is None, f"a stream {how} ({number}) breaks: {heard.error!r}"
             assert heard.is_complete, f"a stream {how} ({number}) ends without a Finished for every choice"
             assert heard.response.text == self._text, f"a stream {how} ({number}) reads {heard.response.text!r}"
+            assert heard.response == expected, f"a stream {how} ({number}) loses something beside its text"
 
     async def _first_of_a_stalled_stream(self) -> None:
         frames = self.answer_frames()[:2]
