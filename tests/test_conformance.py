@@ -206,7 +206,7 @@ class SharesOneLoop(Good):
 
 class KeepsThreads(Good):
     async def events(self, request: Request) -> AsyncGenerator[Event]:
-        threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
+        threading.Thread(target=time.sleep, args=(3,), daemon=True).start()
         async for event in super().events(request):
             yield event
 

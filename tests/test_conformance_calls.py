@@ -303,9 +303,9 @@ BREAKAGES = [
     ("cancelling_some_of_a_crowd_does_not_disturb_the_others", StopsTheOthersWhenCancelled, "without a Finished"),
     ("closing_under_load_ends_every_call", CancelsOnClose, "cancelled because its backend was closed"),
     ("one_request_serves_many_calls", AnswersOnce, "was answered before"),
-    ("many_calls_leave_no_file_and_no_thread", KeepsFiles, "files and sockets open, every time"),
-    ("many_calls_leave_no_file_and_no_thread", KeepsThreads, "threads running, every time"),
-    ("many_calls_leave_no_memory", KeepsRequests, "blocks of memory, every time"),
+    ("many_calls_leave_no_file_and_no_thread", KeepsFiles, "files and sockets open, time after time"),
+    ("many_calls_leave_no_file_and_no_thread", KeepsThreads, "threads running, time after time"),
+    ("many_calls_leave_no_memory", KeepsRequests, "blocks of memory, time after time"),
     ("an_answer_that_max_tokens_cuts_says_so", ends_by("stop"), "ended by 'stop'"),
     (
         "a_stop_text_ends_the_answer_and_is_not_in_it",

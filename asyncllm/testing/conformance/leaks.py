@@ -17,13 +17,14 @@ from asyncllm.types import Request
 
 __all__ = ["LeakChecks"]
 
-_WINDOWS = 4
+_WINDOWS = 5
 
 
 class LeakChecks(Subject):
     """Calls in a row, each left at a random point; then a look at what there is, and the same again.
 
-    Caches fill and are full; a leak grows in every window. So one window without growth is enough.
+    Caches fill and are full; a leak grows in every window. Two windows without growth are enough, as other things
+    come and go in the same process.
     """
 
     @check
@@ -38,7 +39,7 @@ class LeakChecks(Subject):
         await self._is_flat(backend, _blocks, self.many, "blocks of memory")
 
     async def _is_flat(self, backend: Backend, count: Callable[[], int], limit: int, what: str) -> None:
-        """Fail if `count` grows by `limit` or more in each of several windows of `many` calls."""
+        """Fail if `count` grows by `limit` or more in most of several windows of `many` calls."""
         chance = random.Random(0)
         before = asyncio.all_tasks()
         await self._make_calls(backend, chance, self.many // 2)
@@ -49,10 +50,10 @@ class LeakChecks(Subject):
             await settled(before, "many calls")
             now = count()
             growths.append(now - start)
-            if growths[-1] < limit:
+            if sum(growth < limit for growth in growths) == 2:
                 return
             start = now
-        raise AssertionError(f"{self.many} calls leave {min(growths)} {what}, every time")
+        raise AssertionError(f"{self.many} calls leave {sorted(growths)[1]} {what}, time after time")
 
     async def _make_calls(self, backend: Backend, chance: random.Random, count: int) -> None:
         for _ in range(count):
