@@ -44,34 +44,39 @@ class DeadlineChecks(Subject):
     @check
     async def test_a_call_over_its_total_is_a_total_timeout(self, backend: Backend) -> None:
         """`total_s`, passed after the first event, with what had come as `partial`."""
-        error, text = await self._timed(backend, Timeouts(total_s=_TOTAL_S), dally_s=1.5 * _TOTAL_S)
+        error, text = await self._timed(backend, Timeouts(total_s=_TOTAL_S), long=True)
         assert error is None or type(error) is TotalTimeoutError, f"a call over its total is {error!r}"
         _is_timed(error, _TOTAL_S)
         _has_partial(error, text)
 
     async def _timed(
-        self, backend: Backend, timeouts: Timeouts, *, stream: bool = True, dally_s: float = 0
+        self, backend: Backend, timeouts: Timeouts, *, stream: bool = True, long: bool = False
     ) -> tuple[APITimeoutError | None, str]:
-        """The deadline that a long answer runs into, if it does, and the text that had come by then."""
+        """The deadline that a call runs into, if it does, and the text that had come by then.
+
+        A `long` answer has a reader who dallies over its first event until the total has passed.
+        """
         if not self.chat:
             return None, ""
         await self.answer(backend)  # what is made once, such as a model that is loaded, is not what is timed
         before = asyncio.all_tasks()
         client = Client(backend=backend, model=self.model, retry=None, timeouts=timeouts, env={})
-        options: SamplingOptions = {} if self.long_max_tokens is None else {"max_tokens": self.long_max_tokens}
+        prompt, limit = (self.long_prompt, self.long_max_tokens) if long else (self.prompt, self.max_tokens)
+        options: SamplingOptions = {} if limit is None else {"max_tokens": limit}
+        dally_s = 1.5 * _TOTAL_S if long else 0.0
         texts: list[str] = []
         failure: APITimeoutError | None = None
         with within(self.patience_s, "a call with a deadline"):
             try:
                 async with asyncio.timeout(self.patience_s):
                     if stream:
-                        async with client.stream(self.long_prompt, **options) as events:
+                        async with client.stream(prompt, **options) as events:
                             async for event in events:
                                 texts += [event.text] if isinstance(event, TextDelta) else []
                                 await asyncio.sleep(dally_s)
                                 dally_s = 0
                     else:
-                        await client.chat(self.long_prompt, **options)
+                        await client.chat(prompt, **options)
             except APITimeoutError as error:
                 failure = error
         await settled(before, "a deadline")
