@@ -174,6 +174,15 @@ class Ready:
                     yield event
 
 
+def has_content(events: Sequence[Event]) -> bool:
+    """Whether anything of an answer is among `events`: more than who answers, at what cost, and what was left out."""
+    for event in events:  # a generator expression costs more than the layer that asks
+        kind = type(event)
+        if kind is not Started and kind is not UsageReport and kind is not Skipped:
+            return True
+    return False
+
+
 async def end(iterator: AsyncGenerator[object]) -> None:
     """Close a generator that owns nothing. One that another task is just waiting in ends by that wait."""
     try:

@@ -340,7 +340,7 @@ class Timeouts(Noun, frozen=True, kw_only=True):
     pool_s: float | None = 60
     """Waiting for a slot that `Limits` allow: `PoolTimeoutError`."""
     first_event_s: float | None = 600
-    """From sending the request to the first event: `FirstEventTimeoutError`."""
+    """From sending the request to the first piece of the answer: `FirstEventTimeoutError`."""
     event_idle_s: float | None = 300
     """Between two events of a stream; keep-alive comments are not events: `EventIdleTimeoutError`."""
     byte_idle_s: float | None = 60

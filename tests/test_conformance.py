@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -15,8 +15,8 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from asyncllm.backend import Backend, EmbedRequest, HttpCall, Transport, require_supported
-from asyncllm.errors import APIConnectionError, APIStatusError, BadRequestError, UnsupportedError
+from asyncllm.backend import Backend, EmbedRequest, Transport, require_supported
+from asyncllm.errors import APIConnectionError, APIStatusError, UnsupportedError
 from asyncllm.events import Event, Events, Finished, TextDelta, UsageReport
 from asyncllm.testing import (
     BackendConformance,
@@ -28,14 +28,21 @@ from asyncllm.testing import (
     openai_chunks,
     openai_reply,
 )
+from asyncllm.testing.conformance import OpenAIDialect
 from asyncllm.testing.conformance.options import OPTIONS
 from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Usage
+from asyncllm_llamacpp import engine as engines
+from asyncllm_llamacpp.engine import Engine
+from asyncllm_llamacpp.options import Options as LlamaOptions
+from asyncllm_llamacpp.options import find_model
+from broken_backends import TOO_MUCH, Good, Http, Subject, making, refusing
 
 
 class TestEcho(BackendConformance):
     name = "echo"
     supports = frozenset({"chat", "complete", "max_tokens"})
     max_tokens = 64
+    speaks_http = False
 
     def expected(self, prompt: str, /) -> str | None:
         return prompt
@@ -47,10 +54,15 @@ class TestOpenAI(BackendConformance):
     name = "openai"
     base_url = "http://127.0.0.1:9/v1"
     max_tokens = 64
+    dialect = OpenAIDialect()
 
     @asynccontextmanager
     async def make_backend(self) -> AsyncGenerator[Backend]:
-        async with FaultyServer(repeat) as server, self.connected(base_url=f"{server.url}/v1") as backend:
+        def answer(request: SeenRequest) -> Sequence[Op]:
+            server.requests.clear()  # what a server remembers is no leak of its client
+            return repeat(request)
+
+        async with FaultyServer(answer) as server, self.connected(base_url=f"{server.url}/v1") as backend:
             yield backend
 
     def expected(self, prompt: str, /) -> str | None:
@@ -62,17 +74,34 @@ class TestLlamaCpp(BackendConformance):
     model = "smollm2"
     max_tokens = 8
     api_key = None  # it runs in this process and takes none
+    speaks_http = False
+    long_prompt = "Write a story that never ends."  # of few tokens: it is the answer that is long
+    many = 6
     # One thread: several that wait for each other crawl when another process needs a core as well.
     options: Mapping[str, Any] = {"n_parallel": 4, "n_ctx": 2048, "n_threads": 1}
     bad_models = ("/no/such/model.gguf",)
+    engine: ClassVar[Engine]
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def loaded(cls) -> Iterator[Engine]:
+        """Every check has a client of its own, and all find the model loaded, which takes as long as most checks."""
+        cls.engine = engines.borrow(find_model(cls.model, backend=cls.name), LlamaOptions(**cls.options))
+        asyncio.run(cls.engine.ready())
+        yield cls.engine
+        engines.give_back(cls.engine)
+
+    def held(self, _: Backend, /) -> int:
+        return self.engine.options.n_parallel - self.engine.slots.free
 
 
-def test_llamacpp_embeds_where_it_is_told_to() -> None:
+def test_llamacpp_loads_and_embeds_where_it_is_told_to() -> None:
     suite = TestLlamaCpp()
     suite.options = {"n_ctx": 512, "n_threads": 1, "embedding": True, "pooling": "mean"}
     suite.embed_model = "smollm2"
 
     suite.test_texts_are_embedded_in_order_or_refused()
+    suite.test_two_event_loops_in_a_row_each_have_a_backend()
 
 
 def repeat(request: SeenRequest) -> Sequence[Op]:
@@ -102,7 +131,7 @@ def repeat(request: SeenRequest) -> Sequence[Op]:
 
 def _answer(asked: dict[str, Any]) -> tuple[str, str, Usage]:
     content = asked["prompt"] if "prompt" in asked else asked["messages"][-1]["content"]
-    text = content if isinstance(content, str) else content[0]["text"]
+    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
     if "response_format" in asked:
         text = '{"answer": true}'
     for stop in asked.get("stop", ()):
@@ -126,53 +155,6 @@ def _with_logprobs(asked: dict[str, Any], document: bytes) -> bytes:
 
 
 # -- backends that break the contract, each in one way ---------------------------------------------------------------
-
-
-class Good:
-    """Repeats the last message; keeps the contract, with four slots, and gives other tasks a turn at every event."""
-
-    can = frozenset({"chat", "max_tokens"})
-
-    def __init__(self, transport: Transport) -> None:
-        self.transport = transport
-        self.free = asyncio.Semaphore(4)
-
-    @asynccontextmanager
-    async def open(self, request: Request, /) -> AsyncGenerator[Events]:
-        require_supported(request, self.can, backend="broken")
-        async with self.free:
-            yield self.events(request)
-
-    async def events(self, request: Request) -> AsyncGenerator[Event]:
-        for event in self.make(request):
-            await asyncio.sleep(0)
-            yield event
-
-    def make(self, request: Request) -> list[Event]:
-        words = request.messages[-1].text.split(" ")
-        said = words[: request.sampling.max_tokens if isinstance(request.sampling.max_tokens, int) else None]
-        texts = [TextDelta(word if position == 0 else f" {word}") for position, word in enumerate(said)]
-        return [*texts, UsageReport(Usage(input_tokens=len(words), output_tokens=len(said))), Finished("stop")]
-
-    async def aclose(self) -> None:
-        pass
-
-
-class Subject(BackendConformance):
-    """The suite as it meets a backend of this file."""
-
-    name = "broken"
-    kind: type[Good] = Good
-    patience_s = 0.5
-    longest_block_s = 0.2
-    max_tokens = 64
-    bad_models: tuple[str, ...] = ()
-
-    def connect(self, transport: Transport, base_url: str | None = None) -> Backend:
-        return self.kind(transport)
-
-    def expected(self, prompt: str, /) -> str | None:
-        return prompt
 
 
 class TestGood(Subject):
@@ -224,29 +206,9 @@ class SharesOneLoop(Good):
 
 class KeepsThreads(Good):
     async def events(self, request: Request) -> AsyncGenerator[Event]:
-        threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
+        threading.Thread(target=time.sleep, args=(3,), daemon=True).start()
         async for event in super().events(request):
             yield event
-
-
-def making(change: Callable[[Request, list[Event]], list[Event]], can: frozenset[str] = Good.can) -> type[Good]:
-    """A backend whose events are changed on the way."""
-
-    class Changed(Good):
-        def make(self, request: Request) -> list[Event]:
-            return change(request, super().make(request))
-
-    Changed.can = can
-    return Changed
-
-
-def refusing(is_bad: Callable[[Request], object], error: Exception) -> type[Good]:
-    """A backend that takes offence at some requests."""
-    return making(lambda request, events: events if not is_bad(request) else throw(error))
-
-
-def throw(error: Exception) -> list[Event]:
-    raise error
 
 
 class Mixes(Good):
@@ -386,17 +348,6 @@ class StopsTheOthers(Good):
             yield event
 
 
-class Http(Good):
-    """Asks a service, and then says what it would have said anyway."""
-
-    async def events(self, request: Request) -> AsyncGenerator[Event]:
-        call = HttpCall(url="http://nowhere", body=request.messages[-1].text.encode(), stream=request.stream)
-        async with self.transport.open(call) as reply:
-            await reply.read()
-        async for event in super().events(request):
-            yield event
-
-
 class HttpUntyped(Http):
     async def events(self, request: Request) -> AsyncGenerator[Event]:
         try:
@@ -441,7 +392,6 @@ class NotAlive(Good):
 
 
 ALL_OPTIONS = frozenset(OPTIONS)
-TOO_MUCH = BadRequestError("too much")
 BREAKAGES = [
     # the check (without `test_`), the backend that it must fail, and what it must say
     ("connecting_needs_no_running_loop_and_opens_nothing", OpensAtConnect, "leaves a file or a socket open"),
@@ -545,10 +495,21 @@ def test_the_suite_fails_a_broken_backend(check: str, broken: type[Good], says: 
         getattr(suite, f"test_{check}")()
 
 
-def test_every_check_is_known_to_fail_some_backend() -> None:
-    checks = {name.removeprefix("test_") for name in dir(BackendConformance) if name.startswith("test_")}
+def test_a_check_that_does_not_apply_is_not_collected() -> None:
+    assert TestOpenAI.test_an_event_of_a_megabyte_is_read is BackendConformance.test_an_event_of_a_megabyte_is_read
+    assert TestOpenAI.test_the_id_of_a_call_that_failed_is_told is not None
+    assert TestGood.test_an_event_of_a_megabyte_is_read is None
+    assert TestGood.test_the_id_of_a_call_that_failed_is_told is not None
+    assert TestEcho.test_an_event_of_a_megabyte_is_read is None
+    assert TestEcho.test_the_id_of_a_call_that_failed_is_told is None
 
-    assert {check for check, _, _ in BREAKAGES} == checks
+
+def test_no_two_groups_of_checks_share_a_name() -> None:
+    groups = [group for group in BackendConformance.__mro__ if group.__name__.endswith("Checks")]
+
+    names = [name for group in groups for name, value in vars(group).items() if callable(value)]
+
+    assert len(names) == len(set(names))
 
 
 def test_only_level_cancellation_finds_an_unshielded_clean_up() -> None:

@@ -170,12 +170,20 @@ async def test_an_idempotency_key_that_no_header_can_carry_is_refused(key: objec
     assert caught.value.field == "idempotency_key"
 
 
-async def test_the_switch_for_tests_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Retry, "instant", True)
+async def test_with_an_instant_clock_nobody_waits() -> None:
+    backend = ScriptedBackend([BUSY("busy", retry_after_s=100), DOWN("down"), ANSWER])
+
+    async with Client(backend=backend, clock=ManualClock(instant=True)) as client, asyncio.timeout(5):
+        assert (await client.chat("hi")).text == "ok"
+
+
+async def test_the_fixture_that_makes_retries_instant_does_so_for_pauses_too(instant_retries: list[float]) -> None:
     backend = ScriptedBackend([BUSY("busy", retry_after_s=100), DOWN("down"), ANSWER])
 
     async with Client(backend=backend) as client, asyncio.timeout(5):
         assert (await client.chat("hi")).text == "ok"
+
+    assert sum(instant_retries) >= 100
 
 
 class Outage:

@@ -1,4 +1,4 @@
-"""First-event and event-idle deadlines of one attempt.
+"""First-event and event-idle deadlines of one attempt. Who answers, and at what cost, is no event of the model.
 
 Events count, bytes do not: a server that keeps a dead stream open with comments is found out here.
 """
@@ -30,23 +30,16 @@ def deadlines(open_: Open, dog: Watchdog) -> Open:
             dog,
             first_s=timeouts.first_event_s,
             later_s=inf if idle_s is None else idle_s,
-            late=lambda events, elapsed_s: _late(timeouts, events, elapsed_s),
+            late=lambda call: _late(timeouts, call),
         )
 
     return opened
 
 
-def _late(timeouts: Timeouts, events: int, elapsed_s: float) -> APITimeoutError:
-    if events:
-        return EventIdleTimeoutError(
-            f"the stream gave no event for event_idle_s={timeouts.event_idle_s} seconds",
-            elapsed_s=elapsed_s,
-            events=events,
-            maybe_billed=True,
-        )
-    return FirstEventTimeoutError(
-        f"nothing came from the model within first_event_s={timeouts.first_event_s} seconds",
-        elapsed_s=elapsed_s,
-        events=0,
-        maybe_billed=True,
-    )
+def _late(timeouts: Timeouts, call: Held) -> APITimeoutError:
+    if call.has_begun:
+        message = f"the stream gave no event for event_idle_s={timeouts.event_idle_s} seconds"
+    else:
+        message = f"nothing came from the model within first_event_s={timeouts.first_event_s} seconds"
+    error = EventIdleTimeoutError if call.has_begun else FirstEventTimeoutError
+    return error(message, elapsed_s=call.elapsed_s, events=call.count, maybe_billed=True)

@@ -7,12 +7,11 @@ above may try again. From then on nothing is ever repeated unseen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
 from asyncllm.errors import StreamInterrupted
-from asyncllm.events import Event, Events, Ready, Started, UsageReport
+from asyncllm.events import Events, Ready, has_content
 from asyncllm.middleware import Open
 from asyncllm.trail import Trail
 from asyncllm.types import Request
@@ -37,14 +36,14 @@ class _Gated:
 
     async def __aenter__(self) -> Events:
         events = Ready.of(await self._inner.__aenter__())
-        if _has_content(events.head):
+        if has_content(events.head):
             return events
         head = list(events.head)
         try:
             if events.rest is not None:
                 async for batch in events.rest:
                     head += batch
-                    if _has_content(batch):
+                    if has_content(batch):
                         return Ready(head, events.rest)
             # Not a word came. The layers above may ask again, and the client says so if they do not.
             raise StreamInterrupted("the reply ended before anything of the answer arrived", maybe_billed=True)
@@ -56,10 +55,3 @@ class _Gated:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         return await self._inner.__aexit__(kind, error, trace)
-
-
-def _has_content(events: Sequence[Event]) -> bool:
-    for event in events:  # noqa: SIM110  # a generator expression costs more than this whole layer
-        if type(event) is not Started and type(event) is not UsageReport:
-            return True
-    return False

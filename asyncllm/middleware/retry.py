@@ -7,11 +7,11 @@ calls of a deployment may retry together is bounded by a `RetryQuota`, so that a
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import ClassVar
 
 from asyncllm.backend import Clock
 from asyncllm.errors import (
@@ -58,9 +58,6 @@ class Retry(Noun, frozen=True, kw_only=True):
     """The share of a deployment's calls of the last two minutes that may be retried, once that is more than what the
     full default quota allows (35). `None` sets no bound."""
 
-    instant: ClassVar[bool] = False
-    """A switch for tests: wait for nothing, in all clients of the process."""
-
     def __post_init__(self) -> None:
         if type(self.attempts) is not int or self.attempts < 1:
             raise ConfigError(f"attempts is a whole number from 1 up; got {self.attempts!r}", field="attempts")
@@ -84,8 +81,6 @@ class Retry(Noun, frozen=True, kw_only=True):
         asked_s = error.retry_after_s
         if asked_s and asked_s > self.max_retry_after_s:
             return None
-        if Retry.instant:
-            return 0.0
         if asked_s:
             # At least what was asked; the tenth on top keeps a thousand callers from waking in the same instant.
             return asked_s * (1 + draw() / 10)
@@ -95,7 +90,7 @@ class Retry(Noun, frozen=True, kw_only=True):
     def pause_s(self, error: AsyncLLMError, times: int) -> float:
         """Seconds for which no call goes to a deployment that has throttled one, `times` in a row; 0 for none."""
         asked_s = error.retry_after_s
-        if self.attempts < 2 or Retry.instant or (asked_s or 0) > self.max_retry_after_s:
+        if self.attempts < 2 or (asked_s or 0) > self.max_retry_after_s:
             return 0.0
         return asked_s or min(self.max_backoff_s, self.throttled_s * 2.0 ** (times - 1))
 
@@ -184,7 +179,7 @@ class _Retrier:
         wait_s = self.policy.wait_s(error, attempt)
         if wait_s is None:
             return None
-        now = self.clock.time()
+        now = asyncio.get_running_loop().time()
         due = trail.due
         # Where the answer would come too late, the caller gets the reason now.
         if (due is not None and now + wait_s >= due) or not self.quota.take(error, now):

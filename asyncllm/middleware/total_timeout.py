@@ -21,11 +21,11 @@ def total_timeout(open_: Open, request: Request, trail: Trail, dog: Watchdog) ->
     if total_s is None:
         return open_(request, trail)
 
-    def late(events: int, elapsed_s: float) -> TotalTimeoutError:
+    def late(call: Held) -> TotalTimeoutError:
         return TotalTimeoutError(
             f"the call took longer than total_s={total_s} seconds",
-            elapsed_s=elapsed_s,
-            events=events,
+            elapsed_s=call.elapsed_s,
+            events=call.count,
             maybe_billed=True,
         )
 

@@ -13,17 +13,17 @@ from math import inf
 from types import TracebackType
 
 from asyncllm.errors import APITimeoutError
-from asyncllm.events import Event, Events, Ready
+from asyncllm.events import Event, Events, Ready, has_content
 from asyncllm.watchdog import Waiter, Watchdog
 
 __all__ = ["Held"]
 
 
 class Held(Waiter):
-    """A call held to a deadline for its first events, and for each wait after them.
+    """A call held to a deadline for the first piece of its answer, and for each wait after that.
 
     `first_s` counts from now. `later_s` counts from the start of each later wait; without it, the first deadline is
-    that of the whole call. `late` makes the error from the events received and the seconds since the start.
+    that of the whole call. `late` makes the error from the call, which knows how far it has come.
 
     Striking means cancelling the waiting task and turning that cancellation into the error. A cancellation that comes
     from outside always wins.
@@ -31,7 +31,6 @@ class Held(Waiter):
 
     __slots__ = (
         "_baseline",
-        "_count",
         "_events",
         "_fired",
         "_first_due",
@@ -41,6 +40,8 @@ class Held(Waiter):
         "_loop",
         "_started",
         "_task",
+        "count",
+        "has_begun",
     )
 
     def __init__(
@@ -50,7 +51,7 @@ class Held(Waiter):
         *,
         first_s: float | None,
         later_s: float | None,
-        late: Callable[[int, float], APITimeoutError],
+        late: Callable[[Held], APITimeoutError],
     ) -> None:
         super().__init__(dog)
         self._inner = inner
@@ -59,7 +60,10 @@ class Held(Waiter):
         self._first_due = inf if first_s is None else self._started + first_s
         self._later_s = later_s
         self._late = late
-        self._count = 0
+        self.count = 0
+        """Events received."""
+        self.has_begun = False
+        """Whether anything of an answer was among them."""
         self._events: Ready | None = None
         self._fired = False
         self._task: asyncio.Task[object] | None = None
@@ -79,7 +83,8 @@ class Held(Waiter):
         self.rest()
         if events.rest is None:
             return events
-        self._count = len(events.head)
+        self.count = len(events.head)
+        self.has_begun = has_content(events.head)
         self._events = Ready(events.head, self._iterate(events.rest))
         return self._events
 
@@ -95,20 +100,27 @@ class Held(Waiter):
         loop, later_s = self._loop, self._later_s
         now = loop.time
         self._claim()
-        self.wait(self._first_due if later_s is None or not self._count else now() + later_s)
+        self.wait(now() + later_s if self.has_begun and later_s is not None else self._first_due)
         try:
             async for batch in batches:
                 self._waiting = False
-                self._count += len(batch)
+                self.count += len(batch)
+                if not self.has_begun:
+                    self.has_begun = has_content(batch)
                 yield batch
                 if asyncio.current_task(loop) is not self._task:
                     self._claim()
-                self.wait(self._first_due if later_s is None else now() + later_s)
+                self.wait(now() + later_s if self.has_begun and later_s is not None else self._first_due)
         except asyncio.CancelledError:
             self._strike()
             raise
         finally:
             self.leave()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return self._loop.time() - self._started
 
     def expire(self) -> None:
         """The deadline has passed: interrupt the task that waits."""
@@ -130,4 +142,4 @@ class Held(Waiter):
         if self._fired and self._task is not None:
             self._fired = False
             if self._task.uncancel() <= self._baseline:
-                raise self._late(self._count, self._loop.time() - self._started) from None
+                raise self._late(self) from None

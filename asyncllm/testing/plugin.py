@@ -98,14 +98,18 @@ def faulty_server(request: pytest.FixtureRequest) -> FaultyServers:
 @pytest.fixture
 def instant_retries(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Make every wait between two attempts instant, and list the seconds that each was to take."""
-    from asyncllm.routes import LoopClock
+    from asyncllm.clock import LoopClock
 
     waits: list[float] = []
+
+    def time(_: LoopClock) -> float:
+        return asyncio.get_running_loop().time() + sum(waits)
 
     async def sleep(_: LoopClock, seconds: float, /) -> None:
         waits.append(seconds)
         await asyncio.sleep(0)
 
+    monkeypatch.setattr(LoopClock, "time", time)
     monkeypatch.setattr(LoopClock, "sleep", sleep)
     return waits
 

@@ -87,7 +87,7 @@ class FaultyServer:
         door = socket.create_server(("127.0.0.1", self._port))
         self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{door.getsockname()[1]}"
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Wire(self._serve),
+            lambda: _Wire(self._accept),
             sock=door,
             ssl=self._authority.server(self._tls) if self._authority and self._tls else None,
             start_serving=False,
@@ -139,25 +139,25 @@ class FaultyServer:
                 await self._pulse.wait()
         return left
 
-    async def _serve(self, wire: _Wire, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # the protocol runs this in a task of its own
-        task.set_name(TASK_NAME)
+    def _accept(self, wire: _Wire, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: of one that asyncio starts for us, it reports the cancellation as an error (Python 3.11).
+        task = asyncio.get_running_loop().create_task(self._serve(wire, reader, writer), name=TASK_NAME)
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.close())  # here, because a task may end before it begins
+
+    async def _serve(self, wire: _Wire, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
             await self._converse(_Player(wire, writer), reader, self.connections)
         except (asyncio.IncompleteReadError, ConnectionError, _GoneError):
             pass  # the client left between two requests, or while it was greeted
         except asyncio.CancelledError:
-            # What is still to be written to a client that does not read would keep the server from closing. Not raised
-            # again: this is the end of the task, and Python 3.11 reports a cancelled one as an error in a callback.
+            # What is still to be written to a client that does not read would keep the server from closing.
             writer.transport.abort()
+            raise
         except Exception as error:
             self._errors.append(error)
-        finally:
-            self._tasks.discard(task)
-            writer.close()
 
     async def _converse(self, player: _Player, reader: asyncio.StreamReader, connection: int) -> None:
         time = asyncio.get_running_loop().time

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import time
 import warnings
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from asyncllm.testing.server import TASK_NAME
 
-__all__ = ["run_clean", "settled", "within"]
+__all__ = ["comes_down", "open_files", "run_clean", "settled", "within"]
 
 T = TypeVar("T")
 
 _SETTLE_S = 2.0
 _NEVER_AWAITED = ".* was never awaited"
+# Linux and macOS; elsewhere open files cannot be counted without help, and are not.
+_OPEN_FILES = next((path for path in (Path("/proc/self/fd"), Path("/dev/fd")) if path.is_dir()), None)
 
 
 def run_clean(main: Coroutine[Any, Any, T]) -> T:
@@ -28,12 +32,15 @@ def run_clean(main: Coroutine[Any, Any, T]) -> T:
     looked at.
     """
     unseen: list[str] = []
+    # What was there before is none of the check's business, and looking through it costs more than most checks do.
+    gc.freeze()
     with _listening(unseen):
         with asyncio.Runner() as runner:
             runner.get_loop().set_exception_handler(lambda _, context: unseen.append(_told(context)))
             result = runner.run(main)
         # What was dropped reports itself only when it is collected.
         gc.collect()
+    gc.unfreeze()
     assert not unseen, f"the check passed, and left behind: {'; '.join(unseen)}"
     return result
 
@@ -56,6 +63,21 @@ def within(seconds: float, what: str) -> Generator[None]:
         yield
     except TimeoutError as error:
         raise AssertionError(f"{what} did not end within {seconds} seconds") from error
+
+
+def comes_down(count: Callable[[], int], limit: int) -> bool:
+    """Whether `count` is `limit` or less, now or within the seconds that a thread or a socket may take to end."""
+    deadline = time.monotonic() + _SETTLE_S
+    while count() > limit:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def open_files() -> int:
+    """How many files and sockets this process has open."""
+    return len(list(_OPEN_FILES.iterdir())) if _OPEN_FILES else 0
 
 
 @contextmanager

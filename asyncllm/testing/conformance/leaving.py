@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import anyio
 
 from asyncllm.backend import Backend
-from asyncllm.testing.conformance.harness import settled, within
-from asyncllm.testing.conformance.subject import Subject, check
+from asyncllm.testing.conformance.leaver import Leaver
+from asyncllm.testing.conformance.subject import check
 
 __all__ = ["LeavingChecks"]
 
 _STEPS = 24
 
 
-class LeavingChecks(Subject):
+class LeavingChecks(Leaver):
     """Each way out is taken several times in a row; then no task is left over and the next call works."""
 
     @check
@@ -28,7 +27,7 @@ class LeavingChecks(Subject):
                 async for _ in events:
                     break
 
-        await self._frees(backend, leave, "leaving after the first event")
+        await self.frees(backend, leave, "leaving after the first event")
 
     @check
     async def test_leaving_without_reading_frees_the_call(self, backend: Backend) -> None:
@@ -38,7 +37,7 @@ class LeavingChecks(Subject):
             async with backend.open(self.long_request()):
                 pass
 
-        await self._frees(backend, leave, "leaving without reading")
+        await self.frees(backend, leave, "leaving without reading")
 
     @check
     async def test_an_exception_in_the_block_frees_the_call_and_passes(self, backend: Backend) -> None:
@@ -54,21 +53,21 @@ class LeavingChecks(Subject):
                 out = error
             assert out is mine, f"the reader's own exception comes out of the block as {out!r}"
 
-        await self._frees(backend, leave, "an exception in the block")
+        await self.frees(backend, leave, "an exception in the block")
 
     @check
     async def test_cancelling_the_task_frees_the_call(self, backend: Backend) -> None:
         """By `task.cancel()`, after the first event, and the task ends cancelled."""
 
         async def leave() -> None:
-            task = asyncio.create_task(self._read_for_ever(backend, first := asyncio.Event()))
-            await self._reached(first, task)
+            task = asyncio.create_task(self.read_for_ever(backend, first := asyncio.Event()))
+            await self.reached(first, task)
             task.cancel()
             await asyncio.wait([task], timeout=self.patience_s)
             assert task.done(), f"a cancelled call did not end within {self.patience_s} seconds"
             assert task.cancelled(), f"a cancelled call ends with {task.exception()!r} in place of CancelledError"
 
-        await self._frees(backend, leave, "task.cancel()")
+        await self.frees(backend, leave, "task.cancel()")
 
     @check
     async def test_a_call_cancelled_at_any_step_frees_what_it_holds(self, backend: Backend) -> None:
@@ -76,14 +75,14 @@ class LeavingChecks(Subject):
         await self.answer(backend)
         before = asyncio.all_tasks()
         for steps in sorted([*range(_STEPS)] * self.rounds):
-            task = asyncio.create_task(self._read_for_ever(backend))
+            task = asyncio.create_task(self.read_for_ever(backend))
             for _ in range(steps):
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait([task], timeout=self.patience_s)
             assert task.done(), f"a call cancelled after {steps} steps did not end within {self.patience_s} seconds"
             assert task.cancelled(), f"a call cancelled after {steps} steps ends with {task.exception()!r}"
-        await self._is_as_before(backend, before, "a cancelled call")
+        await self.is_as_before(backend, before, "a cancelled call")
 
     @check
     async def test_a_deadline_of_asyncio_frees_the_call(self, backend: Backend) -> None:
@@ -92,11 +91,11 @@ class LeavingChecks(Subject):
         async def leave() -> None:
             try:
                 async with asyncio.timeout(None) as deadline:
-                    await self._read_for_ever(backend, then=lambda: deadline.reschedule(0))
+                    await self.read_for_ever(backend, then=lambda: deadline.reschedule(0))
             except TimeoutError:
                 return
 
-        await self._frees(backend, leave, "asyncio.timeout")
+        await self.frees(backend, leave, "asyncio.timeout")
 
     @check
     async def test_a_cancelled_scope_of_anyio_frees_the_call(self, backend: Backend) -> None:
@@ -104,10 +103,10 @@ class LeavingChecks(Subject):
 
         async def leave() -> None:
             with anyio.CancelScope() as scope:
-                await self._read_for_ever(backend, then=scope.cancel)
+                await self.read_for_ever(backend, then=scope.cancel)
             assert scope.cancelled_caught, "the cancellation of the scope does not come out of the block"
 
-        await self._frees(backend, leave, "an anyio cancel scope")
+        await self.frees(backend, leave, "an anyio cancel scope")
 
     @check
     async def test_a_deadline_of_anyio_frees_the_call(self, backend: Backend) -> None:
@@ -115,14 +114,14 @@ class LeavingChecks(Subject):
 
         async def leave() -> None:
             with anyio.move_on_after(0.002):
-                await self._read_for_ever(backend)
+                await self.read_for_ever(backend)
             try:
                 with anyio.fail_after(0.005):
-                    await self._read_for_ever(backend)
+                    await self.read_for_ever(backend)
             except TimeoutError:
                 return
 
-        await self._frees(backend, leave, "a deadline of anyio")
+        await self.frees(backend, leave, "a deadline of anyio")
 
     @check
     async def test_entering_when_already_cancelled_frees_the_call(self, backend: Backend) -> None:
@@ -131,12 +130,12 @@ class LeavingChecks(Subject):
         async def leave() -> None:
             with anyio.CancelScope() as scope:
                 scope.cancel()
-                await self._read_for_ever(backend)
-            task = asyncio.create_task(self._cancelled_already(backend))
+                await self.read_for_ever(backend)
+            task = asyncio.create_task(self.cancelled_already(backend))
             await asyncio.wait([task], timeout=self.patience_s)
             assert task.cancelled(), "a call in a task that is cancelled already does not end cancelled"
 
-        await self._frees(backend, leave, "entering when already cancelled")
+        await self.frees(backend, leave, "entering when already cancelled")
 
     @check
     async def test_a_stream_left_while_others_run_does_not_touch_them(self, backend: Backend) -> None:
@@ -145,48 +144,3 @@ class LeavingChecks(Subject):
         async with backend.open(self.long_request()) as events:
             await anext(events)
         await other
-
-    async def _read_for_ever(
-        self, backend: Backend, first: asyncio.Event | None = None, then: Callable[[], None] | None = None
-    ) -> None:
-        """Read a call to its end and wait in its block until cancelled; tell of its first event."""
-        async with backend.open(self.long_request()) as events:
-            async for _ in events:
-                if first is not None:
-                    first.set()
-                if then is not None:
-                    then()
-                    then = None
-            await asyncio.Event().wait()
-
-    async def _cancelled_already(self, backend: Backend) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # this runs as one
-        task.cancel()
-        await self._read_for_ever(backend)
-
-    async def _reached(self, first: asyncio.Event, task: asyncio.Task[None]) -> None:
-        waiter = asyncio.create_task(first.wait())
-        await asyncio.wait([waiter, task], timeout=self.patience_s, return_when=asyncio.FIRST_COMPLETED)
-        if not waiter.done():
-            waiter.cancel()
-        if task.done():
-            task.result()
-        assert first.is_set(), f"a call has no first event within {self.patience_s} seconds"
-
-    async def _frees(self, backend: Backend, leave: Callable[[], Awaitable[None]], what: str) -> None:
-        # What is started once a backend, such as a reader of its engine, is not left over from a call.
-        await self.answer(backend)
-        before = asyncio.all_tasks()
-        for _ in range(self.rounds):
-            with within(self.patience_s, f"a call after one that ended with {what}"):
-                async with asyncio.timeout(self.patience_s):
-                    await leave()
-        await self._is_as_before(backend, before, what)
-
-    async def _is_as_before(self, backend: Backend, before: set[asyncio.Task[object]], what: str) -> None:
-        await settled(before, what)
-        try:
-            await self.answer(backend)
-        except Exception as error:
-            raise AssertionError(f"after {what} the next call fails: {error!r}") from error

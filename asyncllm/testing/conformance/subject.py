@@ -15,6 +15,7 @@ from asyncllm.clock import LoopClock
 from asyncllm.collect import Collector
 from asyncllm.events import Event
 from asyncllm.registry import Registry
+from asyncllm.testing.conformance.dialects import Dialect
 from asyncllm.testing.conformance.harness import run_clean, settled, within
 from asyncllm.types import Message, Request, Response, Sampling
 
@@ -55,8 +56,23 @@ class Subject:
     supports: frozenset[str] | None = None
     """The options that must be accepted, all others being refused, by the names of `require_supported`. `None` takes
     the backend at its word: whatever it accepts, it must honour."""
+    speaks_http: bool = True
+    """Whether the backend reaches its model through `context.transport`. `False` leaves out the checks of what a
+    service may answer; a backend that turns out to send nothing passes them."""
+    dialect: Dialect | None = None
+    """What the service behind a backend that speaks HTTP sends. With it, the checks of what arrives over the wire are
+    collected too; `OpenAIDialect()` is that of OpenAI and its like."""
+    huge_prompt: str = "one two three four " * 5000
+    """A prompt longer than most models take: it is answered or refused as too long."""
     rounds: int = 6
     """How many calls are abandoned in a row, more than the backend has slots."""
+    crowd: int = 32
+    """How many calls are made at once."""
+    many: int = 40
+    """How many calls are made between two looks at what has grown."""
+    abort_s: float = 0.25
+    """How soon after it was left a call has let go of what it held. The quickest of several tries counts, since a
+    busy machine delays some and a backend that waits delays all."""
     patience_s: float = 60
     """How long any one thing may take before it counts as hanging."""
     longest_block_s: float = 1
@@ -75,6 +91,10 @@ class Subject:
             options=dict(self.options),
         )
         return _registry().load(self.name)(config, Context(transport=transport, clock=LoopClock(), env=self.env))
+
+    def held(self, backend: Backend, /) -> int:  # noqa: ARG002  # for those who override it
+        """How many connections or slots calls hold at this moment, where somebody can tell."""
+        return 0
 
     @asynccontextmanager
     async def make_backend(self) -> AsyncGenerator[Backend]:
@@ -110,9 +130,9 @@ class Subject:
             return msgspec.structs.replace(request, messages=(Message("user", text),))
         return msgspec.structs.replace(request, prompt=text)
 
-    def long_request(self) -> Request:
+    def long_request(self, *, stream: bool = True) -> Request:
         """A request whose answer is not over with its first event."""
-        return self.request(self.long_prompt, max_tokens=self.long_max_tokens)
+        return self.request(self.long_prompt, stream=stream, max_tokens=self.long_max_tokens)
 
     async def events(self, backend: Backend, request: Request) -> list[Event]:
         """All events of one call."""
