@@ -173,13 +173,23 @@ def test_a_suite_that_asks_for_nothing_gets_nothing(suite: Suite) -> None:
 import sys
 
 def test_nothing(request):
-    assert not {"aiohttp", "anyio", "asyncllm.client", "asyncllm.testing.server"} & sys.modules.keys()
+    heavy = {"aiohttp", "anyio", "asyncllm.client", "asyncllm.testing.server", "asyncllm.testing.time"}
+    assert not heavy & sys.modules.keys()
     assert not request.fixturenames or set(request.fixturenames) == {"request"}
 """
 
     printed = suite(source, "-p", "no:asyncio", "-p", "no:anyio", "--strict-markers")
 
     assert "1 passed" in printed, printed
+
+
+def test_loading_the_plugin_loads_no_more_than_the_nouns() -> None:
+    heavy = "{'asyncio', 'ssl', 'asyncllm.backend'}"
+    code = f"import sys, pytest, asyncllm.testing.plugin; print({heavy} & sys.modules.keys())"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "set()"
 
 
 def test_the_plugin_shows_what_it_offers(suite: Suite) -> None:

@@ -6,12 +6,12 @@
     @virtual_time        the test runs on a `VirtualTimeLoop`
     @leaves_no_tasks     the test fails if a task of its own outlives it
 
-pytest loads this with every test suite on the machine, so it imports nothing, changes nothing, until a test asks.
+pytest loads this with every test suite of its environment, so until a test asks it changes nothing and imports nothing
+but the nouns of asyncllm, not even asyncio.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    import asyncio
+
     from asyncllm.testing.scripted_backend import Script, ScriptedBackend
     from asyncllm.testing.server import FaultyServer, Scripts
 
@@ -98,6 +100,8 @@ def faulty_server(request: pytest.FixtureRequest) -> FaultyServers:
 @pytest.fixture
 def instant_retries(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Make every wait between two attempts instant, and list the seconds that each was to take."""
+    import asyncio
+
     from asyncllm.routes import LoopClock
 
     waits: list[float] = []
@@ -197,6 +201,7 @@ class _Ending:
 
     def after(self, test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         """`test`, and then the rest."""
+        import asyncio
 
         @functools.wraps(test)
         async def run(*args: Any, **kwargs: Any) -> None:
@@ -216,6 +221,8 @@ class _Ending:
 
 
 def _require_virtual() -> None:
+    import asyncio
+
     from asyncllm.testing.time import VirtualTimeLoop
 
     if not isinstance(asyncio.get_running_loop(), VirtualTimeLoop):
