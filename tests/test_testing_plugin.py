@@ -62,12 +62,11 @@ async def test_a_backend(scripted_backend):
         assert (await client.chat("hello")).text == "hi"
 
 async def test_a_server(faulty_server, instant_retries):
-    server = await faulty_server([[Status(503, {"Retry-After": "100"})], [Status(body=openai_reply("hi"))]])
+    server = await faulty_server([[Status(503, {"Retry-After": "30"})], [Status(body=openai_reply("hi"))]])
     async with Client(model="openai:any", base_url=server.url, env={}) as client:
         assert (await client.chat("hello")).text == "hi"
     assert len(server.requests) == 2
-    assert len(instant_retries) == 1
-    assert instant_retries[0] >= 100
+    assert max(instant_retries) >= 30
 
 @pytest.mark.virtual_time
 @pytest.mark.leaves_no_tasks

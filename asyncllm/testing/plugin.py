@@ -2,7 +2,7 @@
 
     scripted_backend     makes `ScriptedBackend`s, and fails the test that leaves one of their calls open
     faulty_server        starts `FaultyServer`s: `server = await faulty_server([Status(503)])`
-    instant_retries      no wait between two attempts takes time; the fixture is the list of waits that were asked for
+    instant_retries      no wait on a client's clock takes time; the fixture is the list of waits that were asked for
     @virtual_time        the test runs on a `VirtualTimeLoop`
     @leaves_no_tasks     the test fails if a task of its own outlives it
 
@@ -99,7 +99,10 @@ def faulty_server(request: pytest.FixtureRequest) -> FaultyServers:
 
 @pytest.fixture
 def instant_retries(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Make every wait between two attempts instant, and list the seconds that each was to take."""
+    """Make every wait on a client's clock instant, and list the seconds that each was to take.
+
+    The clock goes on by as much, so that whoever waits for a time finds that it has come.
+    """
     import asyncio
 
     from asyncllm.routes import LoopClock
@@ -110,7 +113,11 @@ def instant_retries(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         waits.append(seconds)
         await asyncio.sleep(0)
 
+    def time(_: LoopClock) -> float:
+        return asyncio.get_running_loop().time() + sum(waits)
+
     monkeypatch.setattr(LoopClock, "sleep", sleep)
+    monkeypatch.setattr(LoopClock, "time", time)
     return waits
 
 
