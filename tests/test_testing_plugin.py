@@ -66,7 +66,7 @@ async def test_a_server(faulty_server, instant_retries):
     async with Client(model="openai:any", base_url=server.url, env={}) as client:
         assert (await client.chat("hello")).text == "hi"
     assert len(server.requests) == 2
-    assert max(instant_retries) >= 30
+    assert sum(instant_retries) >= 29
 
 @pytest.mark.virtual_time
 @pytest.mark.leaves_no_tasks
