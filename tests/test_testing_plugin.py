@@ -62,12 +62,11 @@ async def test_a_backend(scripted_backend):
         assert (await client.chat("hello")).text == "hi"
 
 async def test_a_server(faulty_server, instant_retries):
-    server = await faulty_server([[Status(503, {"Retry-After": "100"})], [Status(body=openai_reply("hi"))]])
+    server = await faulty_server([[Status(503, {"Retry-After": "30"})], [Status(body=openai_reply("hi"))]])
     async with Client(model="openai:any", base_url=server.url, env={}) as client:
         assert (await client.chat("hello")).text == "hi"
     assert len(server.requests) == 2
-    assert len(instant_retries) == 1
-    assert instant_retries[0] >= 100
+    assert sum(instant_retries) >= 29
 
 @pytest.mark.virtual_time
 @pytest.mark.leaves_no_tasks
@@ -173,13 +172,23 @@ def test_a_suite_that_asks_for_nothing_gets_nothing(suite: Suite) -> None:
 import sys
 
 def test_nothing(request):
-    assert not {"aiohttp", "anyio", "asyncllm.client", "asyncllm.testing.server"} & sys.modules.keys()
+    heavy = {"aiohttp", "anyio", "asyncllm.client", "asyncllm.testing.server", "asyncllm.testing.time"}
+    assert not heavy & sys.modules.keys()
     assert not request.fixturenames or set(request.fixturenames) == {"request"}
 """
 
     printed = suite(source, "-p", "no:asyncio", "-p", "no:anyio", "--strict-markers")
 
     assert "1 passed" in printed, printed
+
+
+def test_loading_the_plugin_loads_no_more_than_the_nouns() -> None:
+    heavy = "{'asyncio', 'ssl', 'asyncllm.backend'}"
+    code = f"import sys, pytest, asyncllm.testing.plugin; print({heavy} & sys.modules.keys())"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "set()"
 
 
 def test_the_plugin_shows_what_it_offers(suite: Suite) -> None:

@@ -3,6 +3,8 @@
     ScriptedBackend, ScriptedTransport  play what they are told at the two seams, `Backend` and `Transport`
     FaultyServer                        a real server on 127.0.0.1 that misbehaves as its script says
     ManualClock, VirtualTimeLoop        time that moves when told to, and an event loop on which waiting takes none
+    Recorder, ReplayBackend             what a backend gave, kept in a file and played again
+    OpenAIMock                          a script that answers as OpenAI's service does, without a model
     BackendConformance                  the checks that every backend passes, first-party ones included
 
 Nothing here needs pytest to be imported: a conformance check is a plain method with plain asserts, which pytest finds
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
         Status,
         parse_script,
     )
+    from asyncllm.testing.recording import NotRecordedError, RecordedCall, Recorder, Recording, ReplayBackend
     from asyncllm.testing.scripted_backend import Script, ScriptedBackend, Step
     from asyncllm.testing.scripted_transport import ScriptedReply, ScriptedTransport, in_pieces
     from asyncllm.testing.seen import SeenRequest
@@ -54,9 +57,14 @@ __all__ = [
     "ManualClock",
     "Named",
     "Newline",
+    "NotRecordedError",
     "Op",
     "OpenAIMock",
     "Pause",
+    "RecordedCall",
+    "Recorder",
+    "Recording",
+    "ReplayBackend",
     "Rst",
     "Script",
     "ScriptedBackend",
@@ -104,6 +112,7 @@ _HOME = {
         "Status",
         "parse_script",
     ],
+    "recording": ["NotRecordedError", "RecordedCall", "Recorder", "Recording", "ReplayBackend"],
     "scripted_backend": ["Script", "ScriptedBackend", "Step"],
     "scripted_transport": ["ScriptedReply", "ScriptedTransport", "in_pieces"],
     "seen": ["SeenRequest"],

@@ -2,16 +2,16 @@
 
     scripted_backend     makes `ScriptedBackend`s, and fails the test that leaves one of their calls open
     faulty_server        starts `FaultyServer`s: `server = await faulty_server([Status(503)])`
-    instant_retries      no wait between two attempts takes time; the fixture is the list of waits that were asked for
+    instant_retries      no wait on a client's clock takes time; the fixture is the list of waits that were asked for
     @virtual_time        the test runs on a `VirtualTimeLoop`
     @leaves_no_tasks     the test fails if a task of its own outlives it
 
-pytest loads this with every test suite on the machine, so it imports nothing, changes nothing, until a test asks.
+pytest loads this with every test suite of its environment, so until a test asks it changes nothing and imports nothing
+but the nouns of asyncllm, not even asyncio.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    import asyncio
+
     from asyncllm.testing.scripted_backend import Script, ScriptedBackend
     from asyncllm.testing.server import FaultyServer, Scripts
 
@@ -97,20 +99,25 @@ def faulty_server(request: pytest.FixtureRequest) -> FaultyServers:
 
 @pytest.fixture
 def instant_retries(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Make every wait between two attempts instant, and list the seconds that each was to take."""
+    """Make every wait on a client's clock instant, and list the seconds that each was to take.
+
+    The clock goes on by as much, so that whoever waits for a time finds that it has come.
+    """
+    import asyncio
+
     from asyncllm.clock import LoopClock
 
     waits: list[float] = []
-
-    def time(_: LoopClock) -> float:
-        return asyncio.get_running_loop().time() + sum(waits)
 
     async def sleep(_: LoopClock, seconds: float, /) -> None:
         waits.append(seconds)
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(LoopClock, "time", time)
+    def time(_: LoopClock) -> float:
+        return asyncio.get_running_loop().time() + sum(waits)
+
     monkeypatch.setattr(LoopClock, "sleep", sleep)
+    monkeypatch.setattr(LoopClock, "time", time)
     return waits
 
 
@@ -201,6 +208,7 @@ class _Ending:
 
     def after(self, test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         """`test`, and then the rest."""
+        import asyncio
 
         @functools.wraps(test)
         async def run(*args: Any, **kwargs: Any) -> None:
@@ -220,6 +228,8 @@ class _Ending:
 
 
 def _require_virtual() -> None:
+    import asyncio
+
     from asyncllm.testing.time import VirtualTimeLoop
 
     if not isinstance(asyncio.get_running_loop(), VirtualTimeLoop):
