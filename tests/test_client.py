@@ -640,7 +640,7 @@ async def test_a_reset_in_the_middle_keeps_what_had_come() -> None:
 
 BODIES: list[tuple[str, bytes, type[Exception]]] = [
     ("text/html", b"<html><title>Sign in</title></html>", asyncllm.ProtocolError),
-    ("application/x-ndjson", b'{"message":{"content":"a"}}\n', asyncllm.ProtocolError),
+    ("application/x-ndjson", b'{"message":{"content":"a"}}\n', asyncllm.StreamInterrupted),
     ("application/json", b'{"error":{"message":"no","code":429}}', asyncllm.RateLimitError),
     ("text/event-stream", b"", asyncllm.StreamInterrupted),
 ]
