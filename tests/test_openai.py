@@ -20,7 +20,7 @@ from asyncllm import (
     StreamInterrupted,
     TextDelta,
 )
-from asyncllm.testing import Chunk, FaultyServer, Fin, Pause, Rst, Slice, Status
+from asyncllm.testing import Chunk, FaultyServer, Fin, Pause, Rst, Slice, Stall, Status
 from asyncllm.testing.ops import Op
 from chunks import HELLO, HELLO_CHUNKS, HELLO_EVENTS, delta, ndjson, sse
 
@@ -110,6 +110,13 @@ async def test_no_other_status_has_a_stream(status: int) -> None:
         error = await failure_of(client)
 
     assert error.status == status
+
+
+async def test_a_page_that_never_ends_is_not_read_to_its_end() -> None:
+    async with serving(*streamed(b"busy\n" * 1000, kind="text/plain")[:-1], Stall()) as (_, client):
+        error = await failure_of(client)
+
+    assert "text/plain (busy)" in error.message
 
 
 async def test_a_web_page_in_place_of_a_stream_is_named_by_its_title() -> None:

@@ -225,6 +225,14 @@ def test_no_body_makes_it_raise_or_stall(name: str) -> None:
     assert time.process_time() - started_s < 1
 
 
+def test_words_are_looked_for_to_a_depth_and_no_further() -> None:
+    def nested(depth: int) -> bytes:
+        return b'{"message":' * depth + b'"boom"' + b"}" * depth
+
+    assert rejection(400, {}, nested(3)).message == "boom"
+    assert rejection(400, {}, nested(500)).message == "the server gave no reason"
+
+
 def test_a_server_text_cannot_steer_a_terminal() -> None:
     assert rejection(400, {}, b'{"error":"\\u001b[2Jboom\\r\\u0007"}').message == "[2Jboom"
 

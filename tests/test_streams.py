@@ -432,7 +432,7 @@ BAD_CHUNKS = {
     "no JSON": "{",
     "another type": "[]",
     "choices that are none": '{"choices":5}',
-    "too deep": "[" * 100_000,
+    "too deep": '{"error":' * 100_000,
     "a number too long": '{"choices":[{"index":%s}]' % ("9" * 5000),
 }
 
@@ -471,7 +471,7 @@ def test_totals_become_pieces() -> None:
             delta(reasoning_content="hm", content="Hel"),
             delta(content="Hello"),
             delta(1, content="xy"),
-            delta(content="Hello", tool_calls=[call("")]),
+            delta(content="Hello", tool_calls=[{"index": 1, "id": "d", "function": {"name": "g", "arguments": ""}}]),
             delta(content="Hello", tool_calls=[call('{"a"')]),
             delta(content="Hello", tool_calls=[call('{"a":1}')]),
             delta(content="Hello", tool_calls=[call('{"a":1}')], finish="stop"),
@@ -483,7 +483,7 @@ def test_totals_become_pieces() -> None:
     reply = collect(events)
     assert [event.text for event in events if isinstance(event, TextDelta)] == ["x", "Hel", "lo", "y"]
     assert (reply.text, reply.reasoning, reply.choices[1].message.text) == ("Hello", "hm", "xy")
-    assert reply.tool_calls == (ToolCall("c", "f", '{"a":1}'),)
+    assert reply.tool_calls == (ToolCall("c", "f", '{"a":1}'), ToolCall("d", "g", ""))
 
 
 def test_totals_in_whole_messages_are_read_too() -> None:
@@ -541,7 +541,13 @@ def test_lines_that_stop_anywhere_before_their_end_are_interrupted() -> None:
 
     for end in range(len(data) - 1):
         with pytest.raises(StreamInterrupted):
-            read_stream(data[:end], lines=True, skip_bad=end % 2 == 0)
+            read_stream(data[:end], lines=True)
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_last_line_that_is_cut_is_an_interruption_and_no_bad_chunk(skip_bad: bool) -> None:
+    with pytest.raises(StreamInterrupted, match="in the middle of a chunk"):
+        read_stream(ndjson(*HELLO_CHUNKS) + b'{"choices":[],"usa', lines=True, skip_bad=skip_bad)
 
 
 def test_an_error_line_is_an_error() -> None:

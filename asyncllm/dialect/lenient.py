@@ -41,7 +41,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T], what: str, *, halves_i
         try:
             document = json.loads(body.decode("utf-8", "replace").lstrip("\ufeff"), parse_constant=lambda _: None)
             return msgspec.convert(_fitted(_tidy(document, halves_in), decoder.type), decoder.type, strict=False)
-        except (ValueError, OverflowError, RecursionError) as lenient:
+        except (ValueError, RecursionError) as lenient:
             # The texts of these errors name places, but a JSON error may quote what it found there.
             told = next((error for error in (lenient, strict) if isinstance(error, msgspec.ValidationError)), None)
             reason = "it is not JSON" if told is None else str(told)
