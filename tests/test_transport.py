@@ -495,6 +495,18 @@ async def test_a_redirect_to_nowhere_is_refused(transport: AiohttpTransport, hea
         assert len(server.requests) == 1
 
 
+async def test_a_redirect_that_brings_a_user_name_is_refused(transport: AiohttpTransport) -> None:
+    def script(seen: SeenRequest) -> list[Op]:
+        return [Status(307, {"Location": server.url.replace("//", f"//{CANARY}@")}, b"")]
+
+    async with FaultyServer(script) as server:
+        with pytest.raises(asyncllm.RedirectRefusedError) as caught:
+            await read(transport, server.url)
+
+        assert len(server.requests) == 1
+    assert CANARY not in shown(caught.value)
+
+
 # -- connections that were used before ---------------------------------------------------------------------------
 
 OK: list[Op] = [Status(200, {}, b"hi")]

@@ -97,12 +97,6 @@ class Connection(ResponseHandler):
             self.transport.abort()
         super().close()
 
-    @property
-    def should_close(self) -> bool:
-        """Whether no other call may use the connection: also where this one was answered before it was sent whole."""
-        unsent = self.transport is not None and self.transport.get_write_buffer_size() > 0
-        return unsent or super().should_close
-
     def let_go(self) -> None:
         """In a forked child: put nothing in the place of the socket, so that the parent alone has it."""
         if self.transport is not None:

@@ -75,10 +75,12 @@ class Exchange(Waiter):
         self._content = response.content
         self.status = status = response.status
         self.headers = response.headers
-        coding = response.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
+        coding = response.headers.get(hdrs.CONTENT_ENCODING)
+        if coding is not None:
+            coding = coding.strip().lower()
         is_good = status == 200 or (200 <= status < 300 and not call.stream)
         reply: HttpReply
-        if is_good and coding == "identity":
+        if is_good and (coding is None or coding == "identity"):
             reply = self
         elif is_good and coding in CODINGS:
             reply = _Inflated(self, Inflater(coding), self._transport.max_body_bytes)
@@ -138,7 +140,8 @@ class Exchange(Waiter):
         limit = self._transport.max_body_bytes
         if content.is_eof() and content.exception() is None:
             data = content.read_nowait()  # head and body came in one read, as those of a plain reply mostly do
-            _check_size(len(data), limit)
+            if limit is not None and len(data) > limit:
+                raise _too_large(limit)
             return data
         return await _read_whole(self, limit)
 
@@ -204,7 +207,7 @@ class Exchange(Waiter):
             f"{host_of(self._call.url)} redirects more than {_REDIRECTS} times in a row", status=response.status
         )
 
-    async def _refused(self, coding: str) -> APIError:
+    async def _refused(self, coding: str | None) -> APIError:
         """What a reply without a good status, or in an unknown coding, means."""
         response, status = self._response, self.status
         if status < 200:
@@ -277,18 +280,17 @@ async def _read_whole(reply: HttpReply, limit: int | None) -> bytes:
     size = 0
     while data := await reply.receive():
         size += len(data)
-        _check_size(size, limit)
+        if limit is not None and size > limit:
+            raise _too_large(limit)
         pieces.append(data)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _check_size(size: int, limit: int | None) -> None:
-    if limit is not None and size > limit:
-        raise BodyTooLargeError(
-            f"the body of the reply is larger than max_body_bytes={limit}; raise the limit of AiohttpTransport if "
-            "the server is right to send it",
-            maybe_billed=True,
-        )
+def _too_large(limit: int) -> BodyTooLargeError:
+    return BodyTooLargeError(
+        f"the body of the reply is larger than max_body_bytes={limit}; raise the limit of AiohttpTransport if the "
+        "server is right to send it"
+    )
 
 
 def _target(response: aiohttp.ClientResponse) -> URL | None:
