@@ -199,8 +199,8 @@ class Clock(Protocol):
 
 
 # Headers that hold no secret. Any other may: gateways have names of their own for a key.
-_PLAIN_HEADERS = {"Accept", "Cache-Control", "Content-Type", "OpenAI-Organization", "OpenAI-Project", "User-Agent"}
-_PLAIN_HEADERS |= {name.lower() for name in _PLAIN_HEADERS}
+_PLAIN = ("Accept", "Cache-Control", "Content-Type", "OpenAI-Organization", "OpenAI-Project", "User-Agent")
+_PLAIN_HEADERS = frozenset((*_PLAIN, *(name.lower() for name in _PLAIN)))
 _SECRET_LENGTH = 6  # a shorter value is a flag or a number, and would be blanked out of every text
 
 

@@ -149,7 +149,7 @@ def generated(count: int) -> settings:
 
 
 @seed(SEED)
-@generated(200)
+@generated(150)
 @given(plans, st.integers(1, 3))
 def test_an_answer_is_whole_and_as_meant_or_there_is_one_typed_error(plan: Plan, attempts: int) -> None:
     run(plan, attempts)

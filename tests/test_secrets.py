@@ -196,7 +196,7 @@ def clients(url: str) -> list[Client]:
             }
         ),
         "retry": Retry(attempts=2, backoff_s=0, throttled_s=0),
-        "timeouts": Timeouts(first_event_s=0.1, event_idle_s=0.1),
+        "timeouts": Timeouts(first_event_s=0.05, event_idle_s=0.05),
     }
     return [
         Client(base_url=url, api_key=C["argument_key"], options={"headers": HEADERS}, env={}, **common),
@@ -246,6 +246,25 @@ async def test_an_open_stream_shows_nothing_of_what_it_was_told_and_tells() -> N
                             pickle.dumps(thing)
 
     assert stream.response.text == C["answer"]
+    assert sorted(sinks.found) == []
+
+
+async def test_a_call_without_an_event_loop_shows_as_little() -> None:
+    sinks = Sinks(CANARIES)
+
+    def call(url: str) -> None:
+        arguments: dict[str, Any] = {"base_url": url, "api_key": C["argument_key"], "options": {"headers": HEADERS}}
+        with asyncllm.sync.Client(model="openai:m", env={}, retry=None, **arguments) as client:
+            with pytest.raises(asyncllm.AuthenticationError) as caught:
+                client.chat(PROMPT, **OPTIONS)
+            sinks.error(caught.value)
+            sinks.thing(client)
+
+    with sinks.listening(asyncio.get_running_loop()):
+        async with FaultyServer(SERVERS["refuses with 401"]) as server:
+            await asyncio.to_thread(call, server.url)
+
+    assert sinks.searched > 10
     assert sorted(sinks.found) == []
 
 
