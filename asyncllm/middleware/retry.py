@@ -184,7 +184,9 @@ class _Retrier:
         # Where the answer would come too late, the caller gets the reason now.
         if (due is not None and now + wait_s >= due) or not self.quota.take(error, now):
             return None
-        return max(0.0, wait_s - self.limiter.paused_s())
+        paused_s, pool_s = self.limiter.paused_s(), trail.request.timeouts.pool_s
+        # What is left of a pause is spent in line, where a call that would stand longer than it may is turned away.
+        return max(0.0, wait_s - (paused_s if pool_s is None else min(paused_s, pool_s)))
 
 
 class _Retried:
