@@ -99,9 +99,12 @@ if TYPE_CHECKING:
     from asyncllm import sync as sync
     from asyncllm.backend import Secret
     from asyncllm.budgets import Budget, budget
+    from asyncllm.cache import DiskCache, MemoryCache
     from asyncllm.client import Client
     from asyncllm.config import Settings
     from asyncllm.hooks import Hook
+    from asyncllm.hooks.logs import LogCalls
+    from asyncllm.hooks.otel import OpenTelemetry
     from asyncllm.middleware.hedge import Hedge
     from asyncllm.middleware.limits import Limiter
     from asyncllm.middleware.retry import Retry
@@ -130,6 +133,7 @@ __all__ = [
     "ContentFilterError",
     "ContentPart",
     "ContextLengthExceededError",
+    "DiskCache",
     "Embeddings",
     "Event",
     "EventIdleTimeoutError",
@@ -150,10 +154,13 @@ __all__ = [
     "JsonSchema",
     "Limiter",
     "Limits",
+    "LogCalls",
     "LogprobsDelta",
+    "MemoryCache",
     "Message",
     "ModelInfo",
     "NotFoundError",
+    "OpenTelemetry",
     "OverloadedError",
     "PermissionDeniedError",
     "PluginError",
@@ -207,9 +214,13 @@ __version__ = "0.1.0"
 _LAZY = {
     "Budget": "asyncllm.budgets",
     "Client": "asyncllm.client",
+    "DiskCache": "asyncllm.cache",
     "Hedge": "asyncllm.middleware.hedge",
     "Hook": "asyncllm.hooks",
     "Limiter": "asyncllm.middleware.limits",
+    "LogCalls": "asyncllm.hooks.logs",
+    "MemoryCache": "asyncllm.cache",
+    "OpenTelemetry": "asyncllm.hooks.otel",
     "Retry": "asyncllm.middleware.retry",
     "Secret": "asyncllm.backend",
     "Settings": "asyncllm.config",

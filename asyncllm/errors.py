@@ -139,7 +139,8 @@ class AsyncLLMError(Exception):
         self.events = events
         """Events received before the error."""
         self.attempts = tuple(attempts)
-        """Errors of all attempts, oldest first, where more than one was made."""
+        """Errors of all attempts, oldest first, where more than one was made. Of a `TotalTimeoutError`, those of the
+        attempts that had failed by then."""
         self.maybe_billed = type(self).maybe_billed if maybe_billed is None else maybe_billed
         self.partial = partial
         """What had arrived before the error, folded as far as it goes."""

@@ -56,7 +56,7 @@ class Trail:
         self.queue_s = 0.0
         """Seconds spent waiting for a slot, over all attempts."""
         self.failures: tuple[AsyncLLMError, ...] = ()
-        """Errors of the attempts that failed before the one that answered, oldest first."""
+        """Errors of the attempts that have failed, oldest first."""
         self.first_content_s: float | None = None
         """Seconds from the start to the first piece of the answer."""
         self.ended_s: float | None = None
@@ -77,6 +77,13 @@ class Trail:
         self.backend = backend
         self.place = place
         self.request = request
+
+    def fail(self, error: AsyncLLMError) -> None:
+        """An attempt has failed with `error`."""
+        error.backend = error.backend or self.backend
+        error.model = error.model or self.model or None
+        if error not in self.failures:
+            self.failures += (error,)
 
     def end(self) -> None:
         """The call is over. The first end counts."""

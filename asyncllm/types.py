@@ -307,6 +307,8 @@ class Sampling(Noun, frozen=True, kw_only=True, omit_defaults=True):
     include_stop_str_in_output: bool | UnsetType = UNSET
     stop_token_ids: tuple[int, ...] | UnsetType = UNSET
 
+    _private = frozenset({"stop"})
+
 
 class SamplingOptions(TypedDict, total=False):
     """The fields of `Sampling` as keyword arguments of a call."""

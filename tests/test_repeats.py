@@ -6,10 +6,22 @@ import asyncio
 import os
 import random
 from collections import Counter
+from typing import cast
 
 import asyncllm
-from asyncllm import Client, Finished, ReasoningDelta, Retry, Started, TextDelta, ToolCallDelta, Usage, UsageReport
-from asyncllm.testing import Script, ScriptedBackend, Stall, Step
+from asyncllm import (
+    Client,
+    Finished,
+    Hedge,
+    ReasoningDelta,
+    Retry,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+    UsageReport,
+)
+from asyncllm.testing import Script, ScriptedBackend, Stall, Step, run_virtual
 from leftovers import nothing_unseen
 
 SEED = int(os.environ.get("ASYNCLLM_SEED") or random.randrange(2**32))
@@ -87,6 +99,56 @@ async def run(case: list[Script], models: int) -> str:
     if backend.opened > 1:
         outcome += " after other attempts"
     return outcome
+
+
+async def run_hedged(case: list[Script]) -> str:
+    """Stream the answer of `case` with a second request whenever the first is late, and return how it ended."""
+    seen: list[object] = []
+    failure: asyncllm.APIError | None = None
+    backend = ScriptedBackend(case)
+    retry = Retry(attempts=ATTEMPTS, backoff_s=0, throttled_s=0)
+    async with Client(backend=backend, retry=retry, hedge=Hedge(after_s=0.5)) as client:
+        stream = client.stream("hi", model="m")
+        try:
+            async with stream:
+                async for event in stream:
+                    if isinstance(event, PIECES):
+                        seen.append(event)
+        except asyncllm.APIError as error:
+            failure = error
+    assert backend.opened == backend.closed
+
+    if not seen:
+        return "failed"
+    attempt = int(text_of(seen[0]).split(":")[0])
+    sent = [step for step in cast("list[Step]", case[attempt]) if isinstance(step, PIECES)]
+    if failure is None:
+        assert seen == sent
+        return f"complete from {attempt}"
+    assert seen == sent[: len(seen)]
+    return "broken off"
+
+
+def text_of(piece: object) -> str:
+    """What a piece adds."""
+    return piece.arguments if isinstance(piece, ToolCallDelta) else cast("TextDelta", piece).text
+
+
+def test_two_requests_for_one_call_never_mix_their_pieces() -> None:
+    draw = random.Random(SEED)
+    outcomes: Counter[str] = Counter()
+    for _ in range(CASES // 10):
+        case = scripts(draw)
+        for one in case:
+            if isinstance(one, list):
+                one[:] = [step for part in one for step in (draw.choice([0.0, 0.2, 0.4]), part)]
+        try:
+            outcomes[run_virtual(run_hedged(case))] += 1
+        except AssertionError as error:
+            error.add_note(f"ASYNCLLM_SEED={SEED}: {case}")
+            raise
+
+    assert {"failed", "broken off", "complete from 0", "complete from 1"} <= set(outcomes)
 
 
 def test_five_thousand_failing_backends_never_show_a_piece_twice() -> None:

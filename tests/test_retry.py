@@ -14,7 +14,7 @@ import asyncllm
 from asyncllm import Client, Finished, Retry, TextDelta, Timeouts
 from asyncllm.events import Events, Ready
 from asyncllm.middleware.retry import RetryQuota
-from asyncllm.testing import FaultyServer, ManualClock, ScriptedBackend, Status, openai_reply, run_virtual
+from asyncllm.testing import FaultyServer, ManualClock, ScriptedBackend, Stall, Status, openai_reply, run_virtual
 from asyncllm.types import Request
 
 DOWN = asyncllm.InternalServerError
@@ -114,6 +114,16 @@ async def test_one_call_alone_is_made_as_often_as_its_policy_says() -> None:
 
     assert backend.opened == len(caught.value.attempts) == 5
     assert len(clock.sleeps) == 4
+
+
+async def test_a_call_that_runs_out_of_time_says_which_attempts_had_failed() -> None:
+    backend = ScriptedBackend([DOWN("down"), Stall()])
+
+    async with Client(backend=backend, retry=Retry(backoff_s=0)) as client:
+        with pytest.raises(asyncllm.TotalTimeoutError) as caught:
+            await client.chat("hi", timeouts=Timeouts(total_s=0.1))
+
+    assert [type(error) for error in caught.value.attempts] == [DOWN]
 
 
 async def test_no_wait_goes_past_the_deadline_of_the_call() -> None:

@@ -22,6 +22,7 @@ from asyncllm import (
     FilePart,
     ImagePart,
     JsonSchema,
+    LogCalls,
     Message,
     Retry,
     Settings,
@@ -39,7 +40,7 @@ NAMES = [
     "argument_key", "env_key", "file_key", "x_api_key", "api_key_header", "x_goog_api_key", "proxy_authorization",
     "cookie", "custom_header", "userinfo", "query", "extra", "prompt", "system", "tool_description", "tool_parameter",
     "tool_result", "tool_arguments", "schema", "file_name", "file_data", "image_url", "embedded", "answer",
-    "answer_reasoning", "answer_arguments",
+    "answer_reasoning", "answer_arguments", "stop", "idempotency_key",
 ]  # fmt: skip
 CANARIES = {name: f"canary{number:02}{name.replace('_', '')}" for number, name in enumerate(NAMES)}
 CANARIES["file_data_as_sent"] = b64encode(CANARIES["file_data"].encode()).decode()
@@ -70,6 +71,8 @@ OPTIONS: dict[str, Any] = {
     "tools": [Tool("f", C["tool_description"], {"type": "object", "title": C["tool_parameter"]})],
     "constraint": JsonSchema({"type": "object", "title": C["schema"]}),
     "extra": {"user": C["extra"], "metadata": {"deep": [C["extra"]]}},
+    "stop": [C["stop"]],
+    "idempotency_key": C["idempotency_key"],
 }
 
 
@@ -197,6 +200,7 @@ def clients(url: str) -> list[Client]:
         ),
         "retry": Retry(attempts=2, backoff_s=0, throttled_s=0),
         "timeouts": Timeouts(first_event_s=0.05, event_idle_s=0.05),
+        "hooks": [LogCalls()],
     }
     return [
         Client(base_url=url, api_key=C["argument_key"], options={"headers": HEADERS}, env={}, **common),

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol
 
-from asyncllm.errors import APIError, AsyncLLMError, NotFoundError, QuotaExceededError, TotalTimeoutError
+from asyncllm.errors import APIError, NotFoundError, QuotaExceededError, TotalTimeoutError
 from asyncllm.events import Events
 from asyncllm.middleware import Open
 from asyncllm.trail import Trail
@@ -55,26 +55,22 @@ class Fallback:
         now = time()
         # Sorting is stable: those that are not cooling keep their order, and come before those that are.
         order = sorted(self._candidates, key=lambda candidate: max(0.0, candidate[0].cooling_until - now))
-        errors: list[AsyncLLMError] = []
         for position, (place, request) in enumerate(order):
             trail.ask(place.name, place.label, request)
             self._inner = place.open(request, trail)
             try:
                 events = await self._inner.__aenter__()
             except APIError as error:
-                error.backend = error.backend or place.name
-                error.model = error.model or request.model
-                errors += error.attempts or (error,)
+                trail.fail(error)
                 elsewhere = _is_of_the_place(error)
                 if elsewhere:
                     place.fail(error, time())
                 if not elsewhere or position == len(order) - 1:
-                    error.attempts = tuple(errors) if len(errors) > 1 else ()
-                    error.maybe_billed = any(one.maybe_billed for one in errors)
+                    error.attempts = trail.failures if len(trail.failures) > 1 else ()
+                    error.maybe_billed = any(one.maybe_billed for one in trail.failures)
                     raise
             else:
                 place.recover()
-                trail.failures = (*errors, *trail.failures)
                 return events
         raise AssertionError("a call has at least one candidate")
 

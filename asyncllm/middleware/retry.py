@@ -209,8 +209,7 @@ class _Retried:
             try:
                 events = await self._inner.__aenter__()
             except AsyncLLMError as error:
-                error.backend = error.backend or trail.backend
-                error.model = error.model or self._request.model
+                trail.fail(error)
                 errors.append(error)
                 wait_s = layer.wait_s(error, len(errors), trail)
                 if wait_s is None:
@@ -220,7 +219,6 @@ class _Retried:
                     raise
             else:
                 layer.quota.succeed()
-                trail.failures += tuple(errors)
                 return events
             await layer.clock.sleep(wait_s)
 

@@ -26,6 +26,7 @@ def total_timeout(open_: Open, request: Request, trail: Trail, dog: Watchdog) ->
             f"the call took longer than total_s={total_s} seconds",
             elapsed_s=call.elapsed_s,
             events=call.count,
+            attempts=trail.failures,
             maybe_billed=True,
         )
 
