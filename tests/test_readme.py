@@ -57,7 +57,29 @@ def test_every_python_block_compiles() -> None:
 
     for source in blocks:
         compile(source, "README.md", "exec")
-    assert len(blocks) == 4
+    assert len(blocks) == 5
+
+
+def test_the_block_for_a_budget_says_what_was_spent(tmp_path: Path) -> None:
+    script = f"""
+import asyncio, asyncllm
+{block("python", "asyncllm.budget(")}
+prices = {{"echo:x": asyncllm.Price(input_usd=1, output_usd=2)}}
+
+async def main():
+    async with asyncllm.Client(model="echo:x", prices=prices) as client:
+        await ask_all(client, ["a b", "c d"])
+
+asyncio.run(main())
+"""
+    (tmp_path / "budget.py").write_text(script)
+
+    done = run(tmp_path, "budget.py")
+
+    assert done.returncode == 0, done.stderr
+    tokens, usd = done.stdout.split()
+    assert int(tokens) > 0
+    assert float(usd) > 0
 
 
 def test_the_block_for_services_runs_on_the_local_model(tmp_path: Path) -> None:
