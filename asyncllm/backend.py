@@ -219,7 +219,7 @@ class HttpCall(Noun, frozen=True, kw_only=True):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What the headers carry that no error text may repeat, the longest first."""
+        """What the headers carry that no error text may repeat."""
         found: list[str] = []
         for name, value in self.headers.items():  # in every call, so the usual headers are the quick ones
             if name in _PLAIN_HEADERS:
@@ -230,7 +230,7 @@ class HttpCall(Noun, frozen=True, kw_only=True):
                 found.append(value)
             elif name.lower() not in _PLAIN_HEADERS:
                 found += _secrets(value)
-        return tuple(found) if len(found) < 2 else tuple(sorted(found, key=len, reverse=True))
+        return tuple(found)
 
 
 def _secrets(value: str) -> Iterator[str]:

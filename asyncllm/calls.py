@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -268,7 +268,7 @@ def _extra(options: CallOptions) -> dict[str, Any]:
 def _idempotency_key(options: CallOptions) -> str:
     key = options.get("idempotency_key")
     if key is None:
-        return secrets.token_hex(16)
+        return os.urandom(16).hex()
     if not isinstance(key, str) or not 0 < len(key) <= 255 or not key.isascii() or not key.isprintable():
         raise InvalidRequestError(
             "idempotency_key is a text of at most 255 printable ASCII characters", field="idempotency_key"

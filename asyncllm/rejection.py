@@ -324,7 +324,7 @@ def _first_line(body: bytes) -> str:
 def _scrub(message: str, sent: bytes, secrets: tuple[str, ...]) -> str:
     """`message` on one line, at most 500 characters, without what it repeats of the request."""
     text = _one_line(message)[: 2 * _TEXT_LIMIT]
-    for secret in secrets:
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
         text = text.replace(secret, "***")
     for private in _private_texts(sent):
         text = _blank_out(text, _one_line(private))

@@ -104,6 +104,10 @@ class Routes:
 
         Raises `ConfigError`: no model, an unknown backend or alias, a setting or key that is missing.
         """
+        wanted = model or self._default
+        known = self._targets.get(wanted) if isinstance(wanted, str) else None
+        if known is not None:
+            return known
         names = self._names(model)
         if len(names) == 1:
             return self._resolve(names[0])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 from msgspec import UNSET
 
@@ -16,24 +14,25 @@ _NO_SAMPLING = Sampling()
 _PARTS: dict[type, str] = {ImagePart: "image parts", AudioPart: "audio parts", FilePart: "file parts"}
 
 
-def _used(request: Request) -> Iterator[str]:
+def _used(request: Request) -> list[str]:
     """Names of the optional features that `request` uses."""
-    yield "chat" if request.is_chat else "complete"
+    names = ["chat" if request.is_chat else "complete"]
     if request.sampling != _NO_SAMPLING:
-        yield from msgspec.to_builtins(request.sampling)  # leaves out what is unset
+        names += msgspec.to_builtins(request.sampling)  # leaves out what is unset
     if request.tools:
-        yield "tools"
+        names.append("tools")
     if request.tool_choice is not UNSET:
-        yield "tool_choice"
+        names.append("tool_choice")
     if request.parallel_tool_calls is not UNSET:
-        yield "parallel_tool_calls"
+        names.append("parallel_tool_calls")
     if request.constraint is not None:
-        yield type(request.constraint).__name__
+        names.append(type(request.constraint).__name__)
     if request.extra:
-        yield "extra"
+        names.append("extra")
     for message in request.messages:
         if not isinstance(message.content, str):
-            yield from (_PARTS[type(part)] for part in message.content if type(part) in _PARTS)
+            names += [_PARTS[type(part)] for part in message.content if type(part) in _PARTS]
+    return names
 
 
 def require_supported(request: Request, supported: frozenset[str], *, backend: str) -> None:
@@ -43,7 +42,10 @@ def require_supported(request: Request, supported: frozenset[str], *, backend: s
     the constraint's class (`JsonSchema`, `Regex`, `Choice`, `Grammar`), and `image parts`, `audio parts`,
     `file parts`.
     """
-    for name in _used(request):
+    used = _used(request)
+    if supported.issuperset(used):
+        return
+    for name in used:
         if name not in supported:
             raise UnsupportedError(
                 f"the {backend!r} backend does not support {name}; leave it out or choose another backend",

@@ -11,6 +11,8 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from asyncllm.backend import EmbedRequest
     from asyncllm.errors import AsyncLLMError
@@ -21,56 +23,37 @@ __all__ = ["Kind", "Trail"]
 Kind: TypeAlias = Literal["chat", "complete", "embed", "check_prompt", "list_models"]
 
 
-class Trail:
+class Trail(Struct, eq=False):
     """One call, from its start to its end. Times are seconds on the event loop's clock, or seconds since the start."""
 
-    __slots__ = (
-        "_id",
-        "_state",
-        "abandoned",
-        "backend",
-        "cached",
-        "ended_s",
-        "failures",
-        "first_content_s",
-        "is_complete",
-        "kind",
-        "place",
-        "queue_s",
-        "request",
-        "started_at",
-        "usage",
-    )
-
-    def __init__(self, kind: Kind, request: Request | EmbedRequest, backend: str, place: str) -> None:
-        self.kind = kind
-        """What was called."""
-        self.request = request
-        """What was asked; `model` is that of the place asked last."""
-        self.backend = backend
-        """The backend that was asked last: after the call, the one that answered."""
-        self.place = place
-        """The deployment that was asked last, by its name in the configuration, or the backend's name."""
-        self.started_at = 0.0
-        """Event-loop time of the start."""
-        self.queue_s = 0.0
-        """Seconds spent waiting for a slot, over all attempts."""
-        self.failures: tuple[AsyncLLMError, ...] = ()
-        """Errors of the attempts that have failed, oldest first."""
-        self.first_content_s: float | None = None
-        """Seconds from the start to the first piece of the answer."""
-        self.ended_s: float | None = None
-        """Seconds from the start to the end, whichever end it was."""
-        self.usage: Usage | None = None
-        """What the answer consumed, once it is known."""
-        self.abandoned = 0
-        """Hedged requests that were sent and given up: each is billed its prompt."""
-        self.cached = False
-        """Whether a cache answered."""
-        self.is_complete = False
-        """Whether the answer came to its proper end."""
-        self._id: str | None = None
-        self._state: dict[int, Any] | None = None
+    kind: Kind
+    """What was called."""
+    request: Request | EmbedRequest
+    """What was asked; `model` is that of the place asked last."""
+    backend: str
+    """The backend that was asked last: after the call, the one that answered."""
+    place: str
+    """The deployment that was asked last, by its name in the configuration, or the backend's name."""
+    started_at: float = 0.0
+    """Event-loop time of the start."""
+    queue_s: float = 0.0
+    """Seconds spent waiting for a slot, over all attempts."""
+    failures: tuple[AsyncLLMError, ...] = ()
+    """Errors of the attempts that have failed, oldest first."""
+    first_content_s: float | None = None
+    """Seconds from the start to the first piece of the answer."""
+    ended_s: float | None = None
+    """Seconds from the start to the end, whichever end it was."""
+    usage: Usage | None = None
+    """What the answer consumed, once it is known."""
+    abandoned: int = 0
+    """Hedged requests that were sent and given up: each is billed its prompt."""
+    cached: bool = False
+    """Whether a cache answered."""
+    is_complete: bool = False
+    """Whether the answer came to its proper end."""
+    _id: str | None = None
+    _state: dict[int, Any] | None = None
 
     def ask(self, backend: str, place: str, request: Request) -> None:
         """The call goes to `place`."""
