@@ -22,7 +22,7 @@ from asyncllm.events import (
     ToolCallDelta,
     UsageReport,
 )
-from asyncllm.types import Message, Response, ResponseChoice, TokenLogprob, ToolCall, Usage
+from asyncllm.types import Message, Response, ResponseChoice, Timings, TokenLogprob, ToolCall, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,7 +55,9 @@ class _OpenChoice(Struct):
 class Collector:
     """Takes events as they come; `response()` gives what they amount to, at any moment."""
 
-    __slots__ = ("_body", "_choices", "_model", "_request_id", "_skipped", "_usage", "count")
+    __slots__ = (
+        "_body", "_choices", "_model", "_prompt_logprobs", "_request_id", "_skipped", "_timings", "_usage", "count"
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.count = 0
@@ -66,6 +68,8 @@ class Collector:
         self._request_id: str | None = None
         self._body: bytes | None = None
         self._skipped = 0
+        self._timings: Timings | None = None
+        self._prompt_logprobs: tuple[TokenLogprob, ...] | None = None
 
     def add(self, events: Iterable[Event]) -> None:
         """Take the next events."""
@@ -86,10 +90,12 @@ class Collector:
             self._open(event.index).finished = event
         elif isinstance(event, UsageReport):
             self._usage = event.usage if self._usage is _NO_USAGE else _merge(self._usage, event.usage)
+            self._timings = event.timings or self._timings
         elif isinstance(event, Started):
             self._model = event.model or self._model
             self._request_id = event.request_id or self._request_id
             self._body = event.body or self._body
+            self._prompt_logprobs = event.prompt_logprobs or self._prompt_logprobs
         elif isinstance(event, TextDelta):
             self._open(event.index).text.append(event.text)
         elif isinstance(event, ReasoningDelta):
@@ -139,6 +145,8 @@ class Collector:
             backend=backend,
             request_id=self._request_id,
             skipped=self._skipped,
+            timings=self._timings,
+            prompt_logprobs=self._prompt_logprobs,
             body=self._body,
         )
 

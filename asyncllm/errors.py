@@ -13,6 +13,7 @@
         │   ├── APITimeoutError (also a TimeoutError)
         │   │   └── ConnectTimeoutError · PoolTimeoutError · FirstEventTimeoutError
         │   │       · EventIdleTimeoutError · ByteIdleTimeoutError · TotalTimeoutError
+        │   ├── EngineDeadError               the engine inside this process has ended without being told to
         │   ├── ResourceExhaustedError        this machine has no socket left; nothing was sent
         │   ├── ProtocolError                 bytes that are not the HTTP or the stream that was asked for
         │   └── RedirectRefusedError          a redirect that would carry the key or the prompt elsewhere
@@ -56,6 +57,7 @@ __all__ = [
     "ConnectTimeoutError",
     "ContentFilterError",
     "ContextLengthExceededError",
+    "EngineDeadError",
     "EventIdleTimeoutError",
     "EventTooLargeError",
     "FirstEventTimeoutError",
@@ -234,6 +236,12 @@ class ByteIdleTimeoutError(APITimeoutError):
 
 class TotalTimeoutError(APITimeoutError):
     """The whole call, attempts and waits included, took longer than `Timeouts.total_s`."""
+
+    retryable = False
+
+
+class EngineDeadError(APIConnectionError):
+    """An engine that runs inside this process has ended without being told to, and every call to it with it."""
 
     retryable = False
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import TypeAlias, cast
 
-from asyncllm.types import FinishReason, Noun, TokenLogprob, Usage
+from asyncllm.types import FinishReason, Noun, Timings, TokenLogprob, Usage
 
 # No event can be part of a reference cycle, so none needs to be tracked by the collector (`gc=False`): a stream makes
 # one for each token. The tags tell events apart where they are written down, and show nowhere else.
@@ -37,8 +37,10 @@ class Started(Noun, frozen=True, gc=False, tag="started"):
     request_id: str | None = None
     body: bytes | None = None
     """The JSON body of a reply that came in one piece, as received."""
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of the prompt's tokens but the first, where they were asked for."""
 
-    _private = frozenset({"body"})
+    _private = frozenset({"body", "prompt_logprobs"})
 
 
 class TextDelta(Noun, frozen=True, gc=False, tag="text"):
@@ -96,6 +98,8 @@ class UsageReport(Noun, frozen=True, gc=False, tag="usage"):
     """What the call has consumed so far; a later report replaces an earlier one, field by field."""
 
     usage: Usage
+    timings: Timings | None = None
+    """What the engine measured, where it is at hand."""
 
 
 class Skipped(Noun, frozen=True, gc=False, tag="skipped"):

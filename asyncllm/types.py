@@ -46,6 +46,7 @@ __all__ = [
     "SamplingOptions",
     "TextPart",
     "Timeouts",
+    "Timings",
     "TokenLogprob",
     "Tool",
     "ToolCall",
@@ -441,6 +442,17 @@ class Usage(Noun, frozen=True, kw_only=True, omit_defaults=True):
         return self.input_tokens + self.output_tokens
 
 
+class Timings(Noun, frozen=True, kw_only=True, omit_defaults=True):
+    """What the engine itself measured of a call, in seconds; `None` means that it did not say."""
+
+    queue_s: float | None = None
+    """In the engine's queue, before the prompt was read."""
+    first_token_s: float | None = None
+    """From handing the call over to its first token."""
+    token_s: float | None = None
+    """Between two tokens after that, on average."""
+
+
 class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a model costs, in US dollars for a million tokens."""
 
@@ -530,10 +542,14 @@ class Response(Noun, frozen=True, kw_only=True):
     skipped: int = 0
     """Parts of the stream that could not be read and are missing here. Above zero only where a backend was told to go
     on without them, as with `on_bad_event="skip"`."""
+    timings: Timings | None = None
+    """What the engine measured, where it runs inside this process."""
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of the prompt's tokens but the first, where a backend was asked for them."""
     body: bytes | None = None
     """The JSON body as received, for a call that was not streamed over HTTP."""
 
-    _private = frozenset({"parsed", "body"})
+    _private = frozenset({"parsed", "body", "prompt_logprobs"})
 
     @property
     def _first(self) -> ResponseChoice:

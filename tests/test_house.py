@@ -84,11 +84,13 @@ HOMES = {
         "asyncllm/sync.py",
         "asyncllm/testing",
         "backends/asyncllm_llamacpp",
+        "backends/asyncllm_vllm",
     },
     "lmdb": {"asyncllm/cache/disk.py"},
     "opentelemetry": {"asyncllm/hooks/otel.py"},
     "pytest": {"asyncllm/testing"},
     "tomllib": {"asyncllm/config.py"},
+    "vllm": {"backends/asyncllm_vllm"},
     "xllamacpp": {"backends/asyncllm_llamacpp"},
     "yarl": {"asyncllm/transport"},  # aiohttp's own type for addresses
 }

