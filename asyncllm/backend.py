@@ -7,7 +7,8 @@ A backend is an object with two methods, made by a function that an entry point 
 
     def connect(config: Config, context: Context, /) -> Backend: ...
 
-`connect` checks its configuration and opens nothing: no sockets, no files, no threads. What else a backend can do it
+`connect` checks its configuration and opens nothing: no sockets, no files, no threads. A function `describe() -> str`
+beside it, if there is one, tells `asyncllm doctor` what the backend would run on. What else a backend can do it
 shows by having the method of an optional protocol below; the client asks once, with `isinstance`.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -127,7 +128,16 @@ def _finding(
         state, detail = "broken", str(result)
     else:
         state, detail = "ready", _models(result)
+    if plugin is not None and state == "ready":
+        detail = _own_words(plugin) or detail
     return Finding(name=name, state=state, detail=detail, fix=fix, distribution=distribution)
+
+
+def _own_words(plugin: Plugin) -> str | None:
+    """What the module of a backend says of what it runs on, where it has a `describe`."""
+    module = sys.modules.get(plugin.target.partition(":")[0])
+    describe = getattr(module, "describe", None)
+    return str(describe()) if callable(describe) else None
 
 
 def _models(models: Sequence[ModelInfo]) -> str:

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from asyncllm.backend import Backend, Config, Context
 from asyncllm_vllm.backend import VLLM
+from asyncllm_vllm.machine import describe
 from asyncllm_vllm.options import read_options
 
-__all__ = ["VLLM", "connect"]
+__all__ = ["VLLM", "connect", "describe"]
 
 
 def connect(config: Config, _: Context, /) -> Backend:

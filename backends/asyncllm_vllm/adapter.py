@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import gc
+import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeAlias
 
 from asyncllm.errors import ConfigError
+from asyncllm_vllm.machine import is_for_processors
 from asyncllm_vllm.options import Options
-from asyncllm_vllm.process import begetting, can_fork, is_for_processors
+from asyncllm_vllm.process import Voice, begetting, can_fork
 
 __all__ = ["Collector", "Core", "Parser", "Prompt"]
 
@@ -62,8 +64,8 @@ class Core:
         self._pooling = import_module("vllm.pooling_params").PoolingParams
 
     @classmethod
-    def start(cls, model: str, options: Options) -> Core:
-        """Import vLLM and start an engine; takes seconds to minutes, in which nothing else may run in this thread.
+    def start(cls, model: str, options: Options, voice: Voice) -> Core:
+        """Import vLLM and start an engine; takes seconds to minutes. What its processes write goes to `voice`.
 
         Raises `ConfigError` for an argument that the engine does not have, and whatever vLLM raises.
         """
@@ -73,10 +75,13 @@ class Core:
         given = {"use_tqdm_on_load": False, "disable_log_stats": True} | dict(options.engine)
         if fork and given.get("tensor_parallel_size", 1) == 1:
             given.setdefault("distributed_executor_backend", "uni")
+        if is_for_processors() and not _CACHE_SIZES & given.keys():
+            # vLLM would take nine tenths of the memory, and not start where another process has more than the tenth.
+            given["kv_cache_memory_bytes"] = min(_CACHE_BYTES, _free_bytes() // 4)
         context = import_module("vllm.usage.usage_lib").UsageContext.ENGINE_CONTEXT
         config = arguments(model=model, **given).create_engine_config(context)
         loggers, counters = _make_counters() if given["disable_log_stats"] else ([], None)
-        with begetting(fork=fork, eager=bool(given.get("enforce_eager")) and is_for_processors()):
+        with begetting(voice, fork=fork, eager=bool(given.get("enforce_eager")) and is_for_processors()):
             core = cls(counters)
             core._engine = import_module("vllm.v1.engine.async_llm").AsyncLLM.from_vllm_config(
                 config,
@@ -246,6 +251,14 @@ class Core:
             tool_strict_level=options.tool_strict_level,
             default_chat_template_kwargs=dict(options.chat_template_kwargs),
         )
+
+
+_CACHE_SIZES = frozenset({"kv_cache_memory_bytes", "gpu_memory_utilization", "num_gpu_blocks_override"})
+_CACHE_BYTES = 4 << 30
+
+
+def _free_bytes() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _check(given: Mapping[str, Any], arguments: Any) -> None:

@@ -22,7 +22,7 @@ from asyncllm.errors import ConfigError, EngineDeadError, InvalidRequestError, W
 from asyncllm_vllm.adapter import Core
 from asyncllm_vllm.failures import not_started
 from asyncllm_vllm.options import Options
-from asyncllm_vllm.process import environment
+from asyncllm_vllm.process import Voice, environment
 
 __all__ = ["Engine", "borrow", "dead", "give_back"]
 
@@ -41,7 +41,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loras: dict[str, tuple[asyncio.Task[Any], int]] = {}
         self._numbers = count(1)
-        self._started: Future[None] = Future()
+        self._started: Future[ConfigError | None] = Future()
         # A running future cannot be cancelled: a caller that gives up leaves the start to those who still wait.
         self._started.set_running_or_notify_cancel()
         self._over = threading.Event()
@@ -55,7 +55,7 @@ class Engine:
             return False
         if not self._started.done():
             return True
-        if self._started.exception() is not None:
+        if self._started.result() is not None:
             return False
         if self._loop is not None and self._loop.is_closed():
             return False
@@ -68,10 +68,10 @@ class Engine:
             self._bind(loop)
         if not self._started.done():
             await self._wait()
-        error = self._started.exception()
+        error = self._started.result()
         if error is not None:
             # A new one for each caller: an error object collects the traceback and the facts of one call.
-            raise ConfigError(str(error), field=getattr(error, "field", None)) from error
+            raise ConfigError(error.message, field=error.field) from error
         if self.core.is_dead:
             raise dead(self.options)
         return self.core
@@ -106,7 +106,7 @@ class Engine:
 
     def end(self) -> None:
         """End the engine's processes. From its event loop, if that still runs; the rest is done by the keeper."""
-        if self._started.done() and self._started.exception() is None:
+        if self._started.done() and self._started.result() is None:
             loop = self._loop
             if loop is not None and not loop.is_closed():
                 self.core.stop_reading()
@@ -136,17 +136,21 @@ class Engine:
             ) from None
 
     def _keep(self) -> None:
-        say = _Progress(self.model, self.options)
+        say, voice = _Progress(self.model, self.options), Voice()
         try:
+            local = Path(self.model).is_dir()
             if importlib.util.find_spec("vllm") is None:
                 raise ConfigError("vLLM is not installed: pip install 'asyncllm[vllm]'", field="model")
-            with environment(local=Path(self.model).is_dir()):
+            if not local and self.model.startswith((".", "/", "~")):
+                raise ConfigError(f"there is no folder {self.model}", field="model")
+            with environment(local=local):
                 say("starts the engine")
-                self.core = Core.start(self.model, self.options)
+                self.core = Core.start(self.model, self.options, voice)
         except BaseException as error:
             say("could not start the engine")
-            self._started.set_exception(not_started(self.model, error))
+            self._started.set_result(not_started(self.model, error, voice.reason))
             return
+        voice.is_heard = True
         say("is ready")
         self._started.set_result(None)
         self._over.wait()

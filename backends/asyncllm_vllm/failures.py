@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from asyncllm.errors import (
     APIConnectionError,
@@ -50,27 +51,32 @@ def refused(error: Exception, sent: bytes) -> AsyncLLMError:
     return APIConnectionError(f"vLLM failed with {type(error).__name__}: {message}", retryable=False)
 
 
-def not_started(model: str, error: BaseException) -> ConfigError:
-    """Why there is no engine."""
+def not_started(model: str, error: BaseException, reason: str | None) -> ConfigError:
+    """Why there is no engine; `reason` is the last error that its process wrote."""
     if isinstance(error, ConfigError):
         return error
     told = str(error)
     first = next((line.strip() for line in told.splitlines() if line.strip()), type(error).__name__)
     names = _names(error)
     if "ValidationError" in names:
-        # Of pydantic's lines the third one says what is wrong.
-        lines = [line.strip() for line in told.splitlines() if line.strip()]
-        reason = re.sub(r"^Value error, ", "", lines[min(1, len(lines) - 1)]).partition(" [type=")[0]
-        field = "max_model_len" if "max_model_len" in reason else "model"
-        return ConfigError(f"vLLM does not start with these options: {reason}", field=field)
+        return _invalid(error)
     if isinstance(error, ImportError):
         return ConfigError(f"vLLM does not load here: {first}", field="model")
     if isinstance(error, OSError) or "RepositoryNotFoundError" in names or "LocalEntryNotFoundError" in names:
         return ConfigError(f"vLLM finds no model {model!r}: name a folder or a model of the hub", field="model")
     if "core initialization failed" in told.lower():
         return ConfigError(
-            "vLLM's engine could not start; what it wrote on stderr says why. Most often the model and its cache do "
-            "not fit the memory: gpu_memory_utilization, kv_cache_memory_bytes, max_model_len",
-            field="model",
+            f"vLLM's engine could not start: {(reason or 'it ended without a word').rstrip('.')[:600]}. "
+            "Whether model and cache fit the memory is up to gpu_memory_utilization, kv_cache_memory_bytes and "
+            "max_model_len",
+            field="kv_cache_memory_bytes" if reason and "memory" in reason.lower() else "model",
         )
     return ConfigError(f"vLLM does not start: {type(error).__name__}: {first[:300]}", field="model")
+
+
+def _invalid(error: Any) -> ConfigError:
+    """What pydantic has against an option; of what it says, the first sentence about the first one."""
+    first: dict[str, Any] = error.errors()[0] if hasattr(error, "errors") else {"loc": (), "msg": str(error)}
+    reason = first["msg"].removeprefix("Value error, ").partition(". ")[0].splitlines()[0]
+    field = str(first["loc"][0]) if first["loc"] else "max_model_len" if "max_model_len" in reason else "model"
+    return ConfigError(f"vLLM does not start with this {field}: {reason}", field=field)

