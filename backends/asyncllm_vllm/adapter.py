@@ -69,8 +69,8 @@ class Core:
 
         Raises `ConfigError` for an argument that the engine does not have, and whatever vLLM raises.
         """
-        fork = can_fork() and is_for_processors()
         arguments = import_module("vllm.engine.arg_utils").AsyncEngineArgs
+        fork = is_for_processors() and can_fork(import_module("torch"))
         _check(options.engine, arguments)
         given = {"use_tqdm_on_load": False, "disable_log_stats": True} | dict(options.engine)
         if fork and given.get("tensor_parallel_size", 1) == 1:

@@ -19,6 +19,7 @@ import warnings
 from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 from asyncllm_vllm.machine import is_for_processors
 
@@ -35,12 +36,12 @@ _lock = threading.Lock()
 _thread = threading.local()
 
 
-def can_fork() -> bool:
-    """Whether an engine may be forked off this process, to be asked before vLLM is imported.
+def can_fork(torch: Any) -> bool:
+    """Whether an engine may be forked off this process, once vLLM has imported `torch`.
 
-    With the threads of OpenMP that torch has started by then, the child would wait for ever.
+    Where torch was imported before, with threads of OpenMP, the child would wait for them for ever.
     """
-    return sys.platform == "linux" and ("torch" not in sys.modules or os.environ.get("OMP_NUM_THREADS") == "1")
+    return sys.platform == "linux" and torch.get_num_threads() == 1
 
 
 @contextmanager
