@@ -41,7 +41,7 @@ def can_fork(torch: Any) -> bool:
 
     Where torch was imported before, with threads of OpenMP, the child would wait for them for ever.
     """
-    return sys.platform == "linux" and torch.get_num_threads() == 1
+    return sys.platform == "linux" and bool(torch.get_num_threads() == 1)
 
 
 @contextmanager
@@ -121,6 +121,8 @@ def begetting(voice: Voice, *, fork: bool, eager: bool) -> Generator[None]:
     if fork:
         # vLLM insists on a fresh interpreter for processors, for the reason that `can_fork` has ruled out.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+    else:
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")  # a fresh interpreter warns of what this one has heard
     if eager:
         os.environ.setdefault(_EAGER, "1")
     try:
