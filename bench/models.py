@@ -114,9 +114,9 @@ def smollm2(folder: Path) -> Path:
 def tiny_adapter(folder: Path, model: Path, *, says: str) -> Path:
     """A LoRA adapter of rank 8 with which the tiny model answers `says` and ends, whatever it is asked.
 
-    `says` may be anything of up to some forty tokens, a `<think>` or a `<tool_call>` too; a question far longer than
-    itself, or one word over and over, can still mislead it. Needs torch, transformers and peft; a short sentence takes
-    8 s. Raises `RuntimeError` for what it cannot learn.
+    `says` may be anything of up to some forty tokens, a `<think>` or a `<tool_call>` too. A sentence is said to every
+    question; one with much punctuation, such as a call, may go wrong where the question quotes it, so ask for something
+    else. Needs torch, transformers and peft; takes 8 to 15 s. Raises `RuntimeError` for what it cannot learn.
     """
     job = Job(kind="train", source=str(model.resolve()), target="", says=says)
     return _built(folder, lambda new: _in_child(msgspec.structs.replace(job, target=str(new))))
@@ -313,7 +313,8 @@ class _Talk:
     def __init__(self, scraps: Sequence[str]) -> None:
         self._draw = random.Random(0)
         others = [*map(str, range(100)), *"{}[]():;\"'#+-*/", *map(chr, range(0xC0, 0x180)), *"漢字かな\U0001f600"]
-        self._words = [*_CORPUS.split(), *others, *scraps]
+        # Often enough for every other chat to quote the answer.
+        self._words = [*_CORPUS.split(), *others, *scraps * 8]
 
     def chat(self) -> list[dict[str, str]]:
         """Up to three messages, the last of them from the user."""
