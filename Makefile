@@ -41,7 +41,7 @@ bench: $(VENV)/.bench  ## Print the figures of the README (some minutes; nothing
 	$(BIN)/python -m bench embedded
 
 clean:  ## Remove what the targets above have made
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

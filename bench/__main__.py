@@ -7,7 +7,7 @@ import sys
 
 import msgspec
 
-from bench import embedded, fanout, imports, layers, memory, overhead, report
+from bench import embedded, fanout, imports, layers, memory, models, overhead, report
 
 _NAMES = {
     "overhead": "client CPU per plain call and per streamed event: bare aiohttp+msgspec, asyncllm, openai",
@@ -16,9 +16,10 @@ _NAMES = {
     "embedded": "the embedded model in-process and over its own port: first token and throughput by load",
     "fanout": "wall time of 1,000 concurrent calls of 0.5 s",
     "import": "wall time of `import asyncllm`, modules loaded, distributions required",
+    "models": "no figure: make the models that benchmarks and tests of vLLM run, and name their folders",
 }
-_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "embedded": 1, "fanout": 3, "import": 31}
-_QUICK_ROUNDS = {"overhead": 1, "layers": 3, "memory": 1, "embedded": 1, "fanout": 1, "import": 5}
+_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "embedded": 1, "fanout": 3, "import": 31, "models": 1}
+_QUICK_ROUNDS = {"overhead": 1, "layers": 3, "memory": 1, "embedded": 1, "fanout": 1, "import": 5, "models": 1}
 
 
 class _Options(argparse.Namespace):
@@ -67,6 +68,9 @@ def _run(options: _Options, name: str) -> tuple[object, str]:
         case "fanout":
             waited = fanout.measure(quick=quick, rounds=rounds)
             return waited, fanout.text(waited)
+        case "models":
+            folders = [str(folder) for folder in models.build_all()]
+            return folders, "\n".join(folders)
         case _:
             imported = imports.measure(rounds=rounds)
             return imported, imports.text(imported)
