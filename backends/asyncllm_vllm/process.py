@@ -65,6 +65,8 @@ def environment(local: bool) -> Generator[None]:
         # One thread in this process, so that it can be forked; without the variable the single process that is asked
         # for beside the engine is not granted, and threads of two schedulers get in each other's way.
         wanted |= {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        # What is compiled ahead of time cannot be read back there, so that every start would compile once more.
+        wanted["VLLM_USE_AOT_COMPILE"] = "0"
     with _lock:
         before = dict(os.environ)
         for name, value in wanted.items():
