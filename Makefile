@@ -1,6 +1,6 @@
 # Each target works on a fresh machine that has Python 3.11 or newer with pip, and make.
 # VENV=path puts the virtual environment elsewhere; PYTHON=path chooses the interpreter. Where there is a GPU,
-# VLLM=vllm==0.33.0 tests with the build for it; without a choice it is the one for processors.
+# VLLM=vllm==0.32.0 tests with the build for it; without a choice it is the one for processors.
 
 PYTHON ?= python3
 VENV ?= .venv
