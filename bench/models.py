@@ -13,7 +13,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -310,7 +310,7 @@ def _train(job: Job) -> None:
 class _Talk:
     """Chats of any kind: words, digits and signs, other alphabets, and scraps of the answer, which must not mislead."""
 
-    def __init__(self, scraps: Sequence[str]) -> None:
+    def __init__(self, scraps: list[str]) -> None:
         self._draw = random.Random(0)
         others = [*map(str, range(100)), *"{}[]():;\"'#+-*/", *map(chr, range(0xC0, 0x180)), *"漢字かな\U0001f600"]
         # Often enough for every other chat to quote the answer.

@@ -57,7 +57,7 @@ def _write(folder: Path, name: str, version: str, needs: Sequence[str]) -> Path:
     path = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         for member, text in files.items():
-            wheel.writestr(member, text)
+            wheel.writestr(zipfile.ZipInfo(member), text)  # which bears no time: the same wheel is the same file
     return path
 
 
