@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 import msgspec
 
-from bench import embedded, fanout, imports, layers, memory, models, overhead, report
+from bench import embedded, fanout, imports, layers, memory, models, overhead, report, vllm
 
 _NAMES = {
     "overhead": "client CPU per plain call and per streamed event: bare aiohttp+msgspec, asyncllm, openai",
     "layers": "what each layer between caller and backend costs a call and an event, without sockets",
     "memory": "resident memory per open stream, 1,000 open at once",
     "embedded": "the embedded model in-process and over its own port: first token and throughput by load",
+    "vllm": "vLLM in-process beside the naked engine and beside its own server: throughput, first token, CPU, start",
     "fanout": "wall time of 1,000 concurrent calls of 0.5 s",
     "import": "wall time of `import asyncllm`, modules loaded, distributions required",
     "models": "no figure: make the models that benchmarks and tests of vLLM run, and name their folders",
 }
-_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "embedded": 1, "fanout": 3, "import": 31, "models": 1}
-_QUICK_ROUNDS = {"overhead": 1, "layers": 3, "memory": 1, "embedded": 1, "fanout": 1, "import": 5, "models": 1}
+_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "embedded": 1, "vllm": 1, "fanout": 3, "import": 31, "models": 1}
+_QUICK_ROUNDS = {
+    "overhead": 1,
+    "layers": 3,
+    "memory": 1,
+    "embedded": 1,
+    "vllm": 1,
+    "fanout": 1,
+    "import": 5,
+    "models": 1,
+}
 
 
 class _Options(argparse.Namespace):
@@ -28,6 +39,9 @@ class _Options(argparse.Namespace):
     quick: bool
     rounds: int | None
     workload: list[str]
+    model: str | None
+    option: list[str]
+    lifecycle: bool
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,7 +59,31 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument(
                 "--workload", action="append", choices=overhead.WORKLOADS, help="only this one; may be repeated"
             )
+        if name == "vllm":
+            one.add_argument("--model", help="a folder or hub id, in place of the small real model")
+            one.add_argument(
+                "--option",
+                action="append",
+                default=[],
+                metavar="NAME=VALUE",
+                help="an engine argument; may be repeated",
+            )
+            one.add_argument(
+                "--lifecycle", action="store_true", help="what starts, stops and kills leave; minutes more"
+            )
     return parser
+
+
+def _engine_options(given: list[str]) -> dict[str, Any]:
+    """NAME=VALUE as a mapping; a value that is no JSON is a text."""
+    found: dict[str, Any] = {}
+    for one in given:
+        name, _, value = one.partition("=")
+        try:
+            found[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            found[name] = value
+    return found
 
 
 def _run(options: _Options, name: str) -> tuple[object, str]:
@@ -65,6 +103,16 @@ def _run(options: _Options, name: str) -> tuple[object, str]:
         case "embedded":
             answered = embedded.measure(quick=quick)
             return answered, embedded.text(answered)
+        case "vllm":
+            plan = vllm.Plan(
+                quick=quick,
+                times=rounds,
+                lifecycle=options.lifecycle,
+                model=options.model,
+                options=_engine_options(options.option),
+            )
+            seen = vllm.measure(plan)
+            return seen, vllm.text(seen)
         case "fanout":
             waited = fanout.measure(quick=quick, rounds=rounds)
             return waited, fanout.text(waited)

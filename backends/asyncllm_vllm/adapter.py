@@ -110,7 +110,10 @@ class Core:
         )
         length = dataclasses.replace(renderer.default_chat_tok_params, max_total_tokens=None) if of_any_length else None
         prompt: Prompt
-        _, (prompt,) = await renderer.render_chat_async([messages], params, length)
+        if _is_short(messages, kwargs):
+            _, (prompt,) = renderer.render_chat([messages], params, length)
+        else:
+            _, (prompt,) = await renderer.render_chat_async([messages], params, length)
         return prompt
 
     async def plain_prompt(self, prompt: str | Sequence[int], *, of_any_length: bool = False) -> Prompt:
@@ -122,7 +125,10 @@ class Core:
         parsed = self._parse_prompt(self._engine.model_config, given)
         length = dataclasses.replace(renderer.default_cmpl_tok_params, max_total_tokens=None) if of_any_length else None
         rendered: Prompt
-        (rendered,) = await renderer.render_cmpl_async([parsed], length)
+        if len(prompt) <= _SHORT:
+            (rendered,) = renderer.render_cmpl([parsed], length)
+        else:
+            (rendered,) = await renderer.render_cmpl_async([parsed], length)
         return rendered
 
     async def parsed_chat(self, body: Mapping[str, Any]) -> tuple[Prompt, Any]:
@@ -259,6 +265,22 @@ _CACHE_BYTES = 4 << 30
 
 def _free_bytes() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+_SHORT = 2048
+"""Characters, or token ids, that are made a prompt on the spot: in a thread they would wait for twice as long as it
+takes. It is about a millisecond at most."""
+
+
+def _is_short(messages: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a conversation is a little text, and nothing else."""
+    length = 0
+    for message in messages:
+        content = message.get("content")
+        if not isinstance(content, str) or len(message) > 2:  # a role and its content
+            return False
+        length += len(content)
+    return length <= _SHORT and not kwargs.get("tools")
 
 
 def _check(given: Mapping[str, Any], arguments: Any) -> None:
