@@ -6,6 +6,7 @@ package imports them. Written against 0.32.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import difflib
 import gc
@@ -230,15 +231,42 @@ class Core:
         """Take it back."""
         await self._engine.wake_up()
 
-    def stop_reading(self) -> None:
-        """End the task that reads what the engine says; on its event loop, before `shutdown`."""
-        if self._engine.output_handler is not None:
-            self._engine.output_handler.cancel()
+    @property
+    def is_loose(self) -> bool:
+        """Whether nothing of it runs on an event loop."""
+        tasks = self._engine.output_handler, self._engine.engine_core.resources.output_queue_task
+        return all(task is None or task.done() for task in tasks)
+
+    async def move(self) -> None:
+        """Go on on the running event loop, the former one being closed; what is left of its requests is given up.
+
+        What the engine has of a loop are two tasks, which its next request starts anew, the queue between them, and
+        sockets that find the loop by themselves.
+        """
+        engine, client = self._engine, self._engine.engine_core
+        engine.output_handler = client.resources.output_queue_task = None
+        client.outputs_queue = asyncio.Queue()
+        client.utility_results.clear()
+        await engine.abort(list(engine.output_processor.request_states), internal=True)
+
+    def leave_loop(self) -> None:
+        """End what of it stands on the event loop: its tasks and sockets. On that loop, before `shutdown`."""
+        if self._engine is None:
+            return  # the shutdown was quicker, and has seen to it
+        resources = self._engine.engine_core.resources
+        for task in (self._engine.output_handler, resources.output_queue_task):
+            if task is not None:
+                task.cancel()
+        for socket in (resources.input_socket, resources.output_socket):
+            socket.close(linger=0)
 
     def shutdown(self, seconds: float) -> None:
         """End the engine's processes, at the latest after `seconds`."""
+        resources = self._engine.engine_core.resources
         try:
             self._engine.shutdown(timeout=seconds)
+            if resources.input_socket.closed and resources.output_socket.closed:
+                resources.ctx.destroy(linger=0)  # it would wait for a socket that is still open
         finally:
             # Its finalizer would shut down once more, at a time when half of the interpreter is gone.
             self._engine = self._chat = None

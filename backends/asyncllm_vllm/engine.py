@@ -28,7 +28,10 @@ __all__ = ["Engine", "borrow", "dead", "give_back"]
 
 
 class Engine:
-    """The engine of one model. Made and ended through `borrow` and `give_back`; serves one event loop."""
+    """The engine of one model. Made and ended through `borrow` and `give_back`.
+
+    It serves one event loop at a time: another one once the former is closed.
+    """
 
     def __init__(self, model: str, options: Options) -> None:
         self.model = model
@@ -39,6 +42,7 @@ class Engine:
         """Set once it is `ready`."""
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._moves = False  # from a loop that is closed to `_loop`
         self._loras: dict[str, tuple[asyncio.Task[Any], int]] = {}
         self._numbers = count(1)
         self._started: Future[ConfigError | None] = Future()
@@ -50,15 +54,15 @@ class Engine:
 
     @property
     def is_usable(self) -> bool:
-        """Whether it is worth borrowing: starting, or alive on a loop that still runs."""
+        """Whether it is worth borrowing: starting, or alive and not tied to a loop that is closed."""
         if self._pid != os.getpid() or self._over.is_set():
             return False
         if not self._started.done():
             return True
         if self._started.result() is not None:
             return False
-        if self._loop is not None and self._loop.is_closed():
-            return False
+        if self._loop is not None and self._loop.is_closed() and not self.core.is_loose:
+            return False  # a task of it hangs on a loop that was closed over it
         return not (self.core.is_dead and self.options.restart)
 
     async def ready(self) -> Core:
@@ -72,6 +76,10 @@ class Engine:
         if error is not None:
             # A new one for each caller: an error object collects the traceback and the facts of one call.
             raise ConfigError(error.message, field=error.field) from error
+        if self._moves:
+            self._moves = False
+            self._loras = {folder: loading for folder, loading in self._loras.items() if _is_loaded(loading[0])}
+            await self.core.move()
         if self.core.is_dead:
             raise dead(self.options)
         return self.core
@@ -105,11 +113,13 @@ class Engine:
             ) from error
 
     def end(self) -> None:
-        """End the engine's processes. From its event loop, if that still runs; the rest is done by the keeper."""
-        if self._started.done() and self._started.result() is None:
-            loop = self._loop
-            if loop is not None and not loop.is_closed():
-                self.core.stop_reading()
+        """Begin to end the engine's processes, which is the keeper's work."""
+        loop = self._loop
+        if self._started.done() and self._started.result() is None and loop is not None and not loop.is_closed():
+            if loop is _running_loop():
+                self.core.leave_loop()
+            else:
+                loop.call_soon_threadsafe(self.core.leave_loop)
         self._over.set()
 
     def join(self, seconds: float) -> None:
@@ -119,11 +129,12 @@ class Engine:
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._pid != os.getpid():
             raise WrongLoopError("this engine was started before a fork, by the parent: make a client of your own")
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             raise WrongLoopError(
-                "an engine serves the event loop of its first call, and another client of this process uses it on "
-                "another: share the loop, or give this one options of its own"
+                "an engine serves one event loop, and another client of this process uses it on another: share the "
+                "loop, or give this one options of its own"
             )
+        self._moves = self._loop is not None
         self._loop = loop
 
     async def _wait(self) -> None:
@@ -156,6 +167,17 @@ class Engine:
         self._over.wait()
         with contextlib.suppress(Exception):  # whatever ails it, it is to end
             self.core.shutdown(self.options.shutdown_s)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _is_loaded(loading: asyncio.Task[Any]) -> bool:
+    return loading.done() and not loading.cancelled() and loading.exception() is None
 
 
 def dead(options: Options) -> EngineDeadError:

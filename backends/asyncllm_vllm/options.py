@@ -30,9 +30,9 @@ class Options(Struct, frozen=True, kw_only=True):
     """Whether a call that finds the engine dead starts a new one."""
     progress: bool | None = None
     """Whether starting says how far it is on stderr; by default where that is a terminal."""
-    start_s: float = 600
+    start_s: float = 600.0
     """Seconds that a start may take."""
-    shutdown_s: float = 10
+    shutdown_s: float = 10.0
     """Seconds that the engine gets to end by itself."""
     engine: dict[str, Any] = {}
     """vLLM's engine arguments, by their own names."""
