@@ -95,7 +95,7 @@ def build_all() -> list[Path]:
 def tiny_llama(folder: Path, *, context_tokens: int = 2048) -> Path:
     """A Llama of two layers with random weights, of which an engine makes thousands of tokens a second on one core.
 
-    It is the same to the byte wherever it is made, and its tokenizer gives back any text. What it says is noise that
+    Two of them are the same to the byte, and the tokenizer gives back any text. What it says is noise that
     goes on: it almost never ends an answer by itself, so `max_tokens` is what it makes. Its template shows every
     message and every tool. Takes a tenth of a second; needs the packages tokenizers, safetensors and numpy.
     """

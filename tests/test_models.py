@@ -182,10 +182,11 @@ def test_an_adapter_says_its_sentence_where_the_tiny_model_goes_on_and_on(seen: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_small_model_is_made_of_its_file_and_answers(tmp_path: Path) -> None:
     model = smollm2(tmp_path / "smollm2")
 
-    (answer,) = transformers_on(model, None, [], ["What is the capital of Italy?"])["plain"]
+    (answer,) = transformers_on(model, None, [], ["What is the capital of France?"])["plain"]
 
-    assert "Rome" in answer
+    assert answer == "The capital of France is Paris.<|im_end|>"
     assert json.loads((model / "config.json").read_text("utf-8"))["dtype"] == "bfloat16"
