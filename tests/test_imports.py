@@ -159,10 +159,11 @@ def _imported(node: ast.AST) -> list[str]:
 
 
 def _closure(name: str) -> set[str]:
-    """The distributions that come with one; of the first one, those of its extras too."""
+    """The distributions that come with one; of the first one, those that its extras name, but not what these bring."""
     installed = {_normal(one.name) for one in importlib.metadata.distributions()}
     found: set[str] = set()
     waiting = [name]
+    named = {_normal(Requirement(one).name) for one in importlib.metadata.requires(name) or [] if "extra ==" in one}
     while waiting:
         one = _normal(waiting.pop())
         if one in found:
@@ -171,10 +172,8 @@ def _closure(name: str) -> set[str]:
         if one not in installed:
             continue
         needs = map(Requirement, importlib.metadata.requires(one) or [])
-        waiting += [
-            need.name for need in needs if one == name or need.marker is None or need.marker.evaluate({"extra": ""})
-        ]
-    return found
+        waiting += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return found | named
 
 
 def _normal(name: str) -> str:
