@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from asyncllm import Client
@@ -16,7 +17,7 @@ from asyncllm_vllm.engine import Engine, borrow, give_back
 from asyncllm_vllm.options import read_options
 from bench.models import models_folder, smollm2, tiny_llama
 
-__all__ = ["QUICK", "chat_ids", "client_of", "engine_options", "held", "naked", "small", "stands_still", "tiny", "until"]
+__all__ = ["QUICK", "chat_ids", "client_of", "engine_options", "held", "naked", "processes_of", "small", "stands_still", "tiny", "until"]
 
 QUICK: Mapping[str, Any] = {"max_model_len": 1024, "enforce_eager": True, "kv_cache_memory_bytes": 256 << 20}
 """Options with which an engine starts in seconds."""
@@ -99,3 +100,9 @@ async def stands_still(core: Core) -> bool:
     made = core.generated
     await asyncio.sleep(0.1)
     return core.generated == made and core.unfinished == 0
+
+
+def processes_of(parent: int) -> set[int]:
+    """The processes that `parent` has begun and that have not ended, by their ids."""
+    found = " ".join(path.read_text() for path in Path(f"/proc/{parent}/task").glob("*/children"))
+    return {int(one) for one in found.split()}
