@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from asyncllm import Client
@@ -23,6 +24,7 @@ __all__ = [
     "engine_options",
     "held",
     "naked",
+    "processes_of",
     "small",
     "stands_still",
     "tiny",
@@ -110,3 +112,9 @@ async def stands_still(core: Core) -> bool:
     made = core.generated
     await asyncio.sleep(0.1)
     return core.generated == made and core.unfinished == 0
+
+
+def processes_of(parent: int) -> set[int]:
+    """The processes that `parent` has begun and that have not ended, by their ids."""
+    found = " ".join(path.read_text() for path in Path(f"/proc/{parent}/task").glob("*/children"))
+    return {int(one) for one in found.split()}

@@ -186,7 +186,8 @@ class Core:
 
     async def abort(self, request_id: str, *, internal: bool) -> None:
         """Have the scheduler forget a request, by the name that a collector has for it or by the one it was given."""
-        await self._engine.abort(request_id, internal=internal)
+        if not self.is_dead:
+            await self._engine.abort(request_id, internal=internal)
 
     async def add_lora(self, name: str, number: int, folder: str) -> Any:
         """Load an adapter, and return what requests name it by.
@@ -216,8 +217,8 @@ class Core:
 
     @property
     def is_dead(self) -> bool:
-        """Whether the engine has ended without being told to."""
-        return bool(self._engine.errored)
+        """Whether the engine has ended, told to or not."""
+        return self._engine is None or bool(self._engine.errored)
 
     async def check(self) -> None:
         """Raise what is wrong with it."""
@@ -231,34 +232,61 @@ class Core:
         """Take it back."""
         await self._engine.wake_up()
 
+    # -- where it runs ---------------------------------------------------------------------------------------------
+
     @property
-    def is_loose(self) -> bool:
-        """Whether nothing of it runs on an event loop."""
-        tasks = self._engine.output_handler, self._engine.engine_core.resources.output_queue_task
-        return all(task is None or task.done() for task in tasks)
+    def can_move(self) -> bool:
+        """Whether it is well, and nothing of it waits on an event loop."""
+        if self._engine is None:
+            return False
+        resources = self._engine.engine_core.resources
+        tasks = self._engine.output_handler, resources.output_queue_task
+        return not resources.engine_dead and all(task is None or task.done() for task in tasks)
 
-    async def move(self) -> None:
-        """Go on on the running event loop, the former one being closed; what is left of its requests is given up.
+    async def enter_loop(self) -> None:
+        """Go to work on the running event loop, its only one or the first since the last one was closed.
 
-        What the engine has of a loop are two tasks, which its next request starts anew, the queue between them, and
-        sockets that find the loop by themselves.
+        What the engine has of a loop are two tasks, the queue between them, and sockets, which find the loop by
+        themselves. Requests that a former loop has left under way are given up.
         """
         engine, client = self._engine, self._engine.engine_core
         engine.output_handler = client.resources.output_queue_task = None
         client.outputs_queue = asyncio.Queue()
-        client.utility_results.clear()
+        engine._run_output_handler()
+        questions: dict[Any, asyncio.Future[Any]] = client.utility_results
+        questions.clear()
+        engine.output_handler.add_done_callback(lambda _: self._fail(questions))
         await engine.abort(list(engine.output_processor.request_states), internal=True)
+
+    def _fail(self, questions: dict[Any, asyncio.Future[Any]]) -> None:
+        # Those who ask an engine that dies for something beside its requests would wait for ever.
+        error = import_module("vllm.v1.engine.exceptions").EngineDeadError
+        for question in questions.values():
+            if not question.done():
+                question.set_exception(error())
+        questions.clear()
 
     def leave_loop(self) -> None:
         """End what of it stands on the event loop: its tasks and sockets. On that loop, before `shutdown`."""
         if self._engine is None:
             return  # the shutdown was quicker, and has seen to it
         resources = self._engine.engine_core.resources
+        resources.engine_dead = True  # nothing more is sent
         for task in (self._engine.output_handler, resources.output_queue_task):
             if task is not None:
                 task.cancel()
         for socket in (resources.input_socket, resources.output_socket):
             socket.close(linger=0)
+
+    def disown(self) -> None:
+        """In a process that was forked off: leave the engine to the one that it belongs to, at the end as well."""
+        if self._engine is None:
+            return
+        client = self._engine.engine_core
+        manager = client.resources.engine_manager
+        for finalizer in (client._finalizer, manager._finalizer):
+            finalizer.detach()
+        import_module("multiprocessing.process")._children.difference_update(manager.processes)
 
     def shutdown(self, seconds: float) -> None:
         """End the engine's processes, at the latest after `seconds`."""

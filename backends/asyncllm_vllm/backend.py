@@ -20,7 +20,7 @@ from asyncllm.events import Event, Events, Ready, Started
 from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Usage
 from asyncllm_vllm.adapter import Collector, Core, Prompt
 from asyncllm_vllm.answer import Answer, Parsed
-from asyncllm_vllm.engine import Engine, borrow, dead, give_back
+from asyncllm_vllm.engine import Engine, borrow, give_back
 from asyncllm_vllm.failures import is_dead, refused
 from asyncllm_vllm.options import Options
 from asyncllm_vllm.request import Extra, body, check_supported, read_extra, sampling_fields
@@ -294,7 +294,9 @@ class _Call:
 
 
 def _failure(error: Exception, engine: Engine, sent: bytes) -> AsyncLLMError:
-    return dead(engine.options) if is_dead(error) else refused(error, sent)
+    if isinstance(error, AsyncLLMError):
+        return error
+    return engine.over() if is_dead(error) or engine.core.is_dead else refused(error, sent)
 
 
 async def _rendered(core: Core, request: Request, extra: Extra) -> tuple[Prompt, Any]:

@@ -18,13 +18,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from asyncllm.errors import ConfigError, EngineDeadError, InvalidRequestError, WrongLoopError
+from asyncllm.errors import APIConnectionError, ConfigError, EngineDeadError, InvalidRequestError, WrongLoopError
 from asyncllm_vllm.adapter import Core
 from asyncllm_vllm.failures import not_started
 from asyncllm_vllm.options import Options
 from asyncllm_vllm.process import Voice, environment
 
-__all__ = ["Engine", "borrow", "dead", "give_back"]
+__all__ = ["Engine", "borrow", "give_back"]
 
 
 class Engine:
@@ -42,7 +42,7 @@ class Engine:
         """Set once it is `ready`."""
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._moves = False  # from a loop that is closed to `_loop`
+        self._enters = False  # whether the core has yet to go to work on `_loop`
         self._loras: dict[str, tuple[asyncio.Task[Any], int]] = {}
         self._numbers = count(1)
         self._started: Future[ConfigError | None] = Future()
@@ -53,16 +53,19 @@ class Engine:
         self._keeper.start()
 
     @property
+    def is_started(self) -> bool:
+        """Whether there is a `core`."""
+        return self._started.done() and self._started.result() is None
+
+    @property
     def is_usable(self) -> bool:
         """Whether it is worth borrowing: starting, or alive and not tied to a loop that is closed."""
         if self._pid != os.getpid() or self._over.is_set():
             return False
-        if not self._started.done():
-            return True
-        if self._started.result() is not None:
-            return False
-        if self._loop is not None and self._loop.is_closed() and not self.core.is_loose:
-            return False  # a task of it hangs on a loop that was closed over it
+        if not self.is_started:
+            return not self._started.done()
+        if self._loop is not None and self._loop.is_closed():
+            return self.core.can_move
         return not (self.core.is_dead and self.options.restart)
 
     async def ready(self) -> Core:
@@ -76,13 +79,24 @@ class Engine:
         if error is not None:
             # A new one for each caller: an error object collects the traceback and the facts of one call.
             raise ConfigError(error.message, field=error.field) from error
-        if self._moves:
-            self._moves = False
+        if self._over.is_set():
+            raise self.over()
+        if self._enters and self.core.can_move:
+            self._enters = False
             self._loras = {folder: loading for folder, loading in self._loras.items() if _is_loaded(loading[0])}
-            await self.core.move()
+            await self.core.enter_loop()
         if self.core.is_dead:
-            raise dead(self.options)
+            raise self.over()
         return self.core
+
+    def over(self) -> APIConnectionError:
+        """The error of a call whose engine has ended."""
+        if self._over.is_set():
+            return APIConnectionError("the engine was ended, as no client uses it any more", retryable=False)
+        hint = "the next call starts a new one" if self.options.restart else "the option restart=True starts a new one"
+        return EngineDeadError(
+            f"the engine inside this process has died; {hint}", retryable=self.options.restart, maybe_billed=True
+        )
 
     async def lora(self, name: str) -> Any:
         """The adapter that a call names, loaded. Raises `InvalidRequestError`."""
@@ -115,7 +129,7 @@ class Engine:
     def end(self) -> None:
         """Begin to end the engine's processes, which is the keeper's work."""
         loop = self._loop
-        if self._started.done() and self._started.result() is None and loop is not None and not loop.is_closed():
+        if self.is_started and loop is not None and not loop.is_closed():
             if loop is _running_loop():
                 self.core.leave_loop()
             else:
@@ -134,7 +148,7 @@ class Engine:
                 "an engine serves one event loop, and another client of this process uses it on another: share the "
                 "loop, or give this one options of its own"
             )
-        self._moves = self._loop is not None
+        self._enters = True
         self._loop = loop
 
     async def _wait(self) -> None:
@@ -178,14 +192,6 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 def _is_loaded(loading: asyncio.Task[Any]) -> bool:
     return loading.done() and not loading.cancelled() and loading.exception() is None
-
-
-def dead(options: Options) -> EngineDeadError:
-    """The error of a call whose engine has died."""
-    hint = "the next call starts a new one" if options.restart else "the option restart=True starts a new one"
-    return EngineDeadError(
-        f"the engine inside this process has died; {hint}", retryable=options.restart, maybe_billed=True
-    )
 
 
 class _Progress:
@@ -238,6 +244,9 @@ def _after_fork() -> None:
     # Another thread may have held the lock at the moment of the fork; the engines are the parent's.
     global _lock  # noqa: PLW0603  # the process is a new one
     _lock = threading.Lock()
+    for engine in _engines.values():
+        if engine.is_started:
+            engine.core.disown()
     _engines.clear()
 
 

@@ -33,8 +33,6 @@ def is_dead(error: BaseException) -> bool:
 
 def refused(error: Exception, sent: bytes) -> AsyncLLMError:
     """Why a request was not taken, or was given up. `sent` is what the error must not repeat."""
-    if isinstance(error, AsyncLLMError):
-        return error
     names = _names(error)
     if names & frozenset(_QUEUE):
         return OverloadedError("the engine's queue is full: max_num_queued_reqs, max_num_queued_tokens", status=503)
