@@ -175,6 +175,8 @@ class Engine:
             say("could not start the engine")
             self._started.set_result(not_started(self.model, error, voice.reason))
             return
+        finally:
+            voice.release()
         voice.is_heard = True
         say("is ready")
         self._started.set_result(None)

@@ -102,7 +102,7 @@ class Voice:
         return None
 
     def release(self) -> None:
-        """Leave the writing to the children: what is written ends with the last of them."""
+        """Leave the writing to the children: it ends with the last of them, or now if there are none."""
         os.close(self.end)
 
     def _listen(self) -> None:
@@ -131,7 +131,6 @@ def begetting(voice: Voice, *, fork: bool, eager: bool) -> Generator[None]:
         yield
     finally:
         _thread.voice = None
-        voice.release()
 
 
 def guard() -> None:
