@@ -61,7 +61,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float
     """Of this process."""
     first_s: list[float]
-    """Until the first token, by call."""
+    """Until the first text, by call."""
 
 
 _Ask: TypeAlias = Callable[[str, int], Awaitable[Answer]]
@@ -76,7 +76,7 @@ async def _ways(role: Role) -> AsyncGenerator[dict[Way, _Ask]]:
             async with asyncllm.Client(model=f"vllm:{role.model}", options=role.options) as client:
                 engine = borrow(role.model, options)
                 core = await engine.ready()
-                bare = naked.Naked(core._engine)  # noqa: SLF001  # the same engine, without what is around it
+                bare = naked.Naked(core._engine)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # what is around it left out
                 yield _asyncllm(client) | _naked(bare)
                 give_back(engine)
         case "naked":

@@ -35,7 +35,7 @@ class Answer(NamedTuple):
     tokens: int
     outputs: int
     first_s: float
-    """From the prompt as text to the first output with a token."""
+    """From the prompt as text to the first text; zero where there was none."""
 
 
 def start(model: str, options: Mapping[str, Any], *, on_cpu: bool) -> Any:
@@ -82,7 +82,7 @@ class Naked:
         count = outputs = 0
         async for output in self._engine.generate(rendered, params, request_id=uuid.uuid4().hex):
             (choice,) = output.outputs
-            if not first_s:
+            if not first_s and (choice.text or not stream):
                 first_s = time.perf_counter() - began
             pieces.append(choice.text)
             count += len(choice.token_ids)

@@ -246,12 +246,14 @@ class _Call:
         if request.stream:
             self._events = Ready((started,), self._outputs())
             return self._events
+        events: list[Event] = [started]
         try:
-            output = await self._next()
+            async for batch in self._outputs():
+                events += batch
         except BaseException:
             await self.stop()
             raise
-        return Ready([started, *self._answer.read(output)])
+        return Ready(events)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -271,26 +273,22 @@ class _Call:
             await self._core.abort(collector.request_id, internal=True)
 
     async def _outputs(self) -> AsyncGenerator[Sequence[Event]]:
-        answer = self._answer
-        while True:
-            output = await self._next()
-            if events := answer.read(output):
+        """The events of each output: of all tokens that have come since the last one."""
+        read = self._answer.read
+        finished = False
+        while not finished:
+            collector = self._collector
+            if collector is None:
+                raise APIConnectionError("the client was closed during the call", retryable=False, maybe_billed=True)
+            try:
+                output = collector.get_nowait() or await collector.get()
+            except Exception as error:
+                raise _failure(error, self._engine, _sent(self._request)) from error
+            finished = output.finished
+            if finished:
+                self._collector = None
+            if events := read(output):
                 yield events
-            if output.finished:
-                return
-
-    async def _next(self) -> Any:
-        """The next output: all tokens that have come since the last one."""
-        collector = self._collector
-        if collector is None:
-            raise APIConnectionError("the client was closed during the call", retryable=False, maybe_billed=True)
-        try:
-            output = collector.get_nowait() or await collector.get()
-        except Exception as error:
-            raise _failure(error, self._engine, _sent(self._request)) from error
-        if output.finished:
-            self._collector = None
-        return output
 
 
 def _failure(error: Exception, engine: Engine, sent: bytes) -> AsyncLLMError:
