@@ -10,9 +10,11 @@ import asyncio
 import dataclasses
 import difflib
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeAlias
+
+import anyio.lowlevel
 
 from asyncllm.errors import ConfigError
 from asyncllm_vllm.options import Options
@@ -106,7 +108,7 @@ class Core:
         )
         length = dataclasses.replace(renderer.default_chat_tok_params, max_total_tokens=None) if of_any_length else None
         prompt: Prompt
-        _, (prompt,) = await renderer.render_chat_async([messages], params, length)
+        _, (prompt,) = await _rendering(renderer.render_chat_async([messages], params, length))
         return prompt
 
     async def plain_prompt(self, prompt: str | Sequence[int], *, of_any_length: bool = False) -> Prompt:
@@ -118,7 +120,7 @@ class Core:
         parsed = self._parse_prompt(self._engine.model_config, given)
         length = dataclasses.replace(renderer.default_cmpl_tok_params, max_total_tokens=None) if of_any_length else None
         rendered: Prompt
-        (rendered,) = await renderer.render_cmpl_async([parsed], length)
+        (rendered,) = await _rendering(renderer.render_cmpl_async([parsed], length))
         return rendered
 
     async def parsed_chat(self, body: Mapping[str, Any]) -> tuple[Prompt, Any]:
@@ -128,7 +130,7 @@ class Core:
         """
         protocol = import_module("vllm.entrypoints.openai.chat_completion.protocol")
         request = protocol.ChatCompletionRequest.model_validate(body)
-        rendered = await self._chat.render_chat(request)
+        rendered = await _rendering(self._chat.render_chat(request))
         if hasattr(rendered, "error"):
             raise ValueError(rendered.error.message)
         prompt: Prompt
@@ -302,6 +304,15 @@ class Core:
             tool_strict_level=options.tool_strict_level,
             default_chat_template_kwargs=dict(options.chat_template_kwargs),
         )
+
+
+async def _rendering(prompt: Awaitable[Any]) -> Any:
+    """What vLLM's renderer makes. It gathers, in which the words may get lost by which anyio knows a cancellation."""
+    try:
+        return await prompt
+    except asyncio.CancelledError:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        raise
 
 
 def _check(given: Mapping[str, Any], arguments: Any) -> None:
