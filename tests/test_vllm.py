@@ -50,6 +50,7 @@ SAME: dict[str, dict[str, Any]] = {
     },
     "a stop text": {"temperature": 0, "stop": "HALF"},
     "a stop text that is kept": {"temperature": 0, "stop": "HALF", "include_stop_str_in_output": True},
+    "several stop texts": {"temperature": 0, "stop": ["HALF", "never said"]},
     "a stop text before min_tokens": {"temperature": 0, "stop": "HALF", "min_tokens": 30},
     "a stop id": {"temperature": 0, "stop_token_ids": "HALF"},
     "an end at once": {"temperature": 0, "logit_bias": "END"},
@@ -66,8 +67,11 @@ async def test_says_what_the_naked_engine_says(client: Client, core: Core, case:
     tokenizer: Any = core._engine.get_tokenizer()
     end = tokenizer.eos_token_id
     options: dict[str, Any] = {"max_tokens": 40, **SAME[case]}
-    if options.get("stop"):
-        options["stop"] = plain.text[len(plain.text) // 2 :][:3]
+    half = plain.text[len(plain.text) // 2 :][:3]
+    if options.get("stop") == "HALF":
+        options["stop"] = half
+    elif options.get("stop"):
+        options["stop"] = [half, *options["stop"][1:]]
     if options.get("stop_token_ids"):
         options["stop_token_ids"] = [plain.token_ids[20]]
     theirs = dict(options)
@@ -98,7 +102,7 @@ async def test_a_stream_has_the_engines_tokens_one_by_one(client: Client, core: 
         assert [one.token for one in token.top] == [one.decoded_token for one in best]
         assert all(math.isclose(a.logprob, b.logprob, abs_tol=1e-3) for a, b in zip(token.top, best, strict=True))
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == wanted.text
-    assert [type(event) for event in events[-2:]] == [Finished, UsageReport]
+    assert [type(event) for event in events[-2:]] == [UsageReport, Finished]
 
 
 async def test_log_probabilities_without_rivals(client: Client, core: Core) -> None:

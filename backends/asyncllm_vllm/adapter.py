@@ -11,9 +11,11 @@ import dataclasses
 import difflib
 import gc
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeAlias
+
+import anyio.lowlevel
 
 from asyncllm.errors import ConfigError
 from asyncllm_vllm.machine import is_for_processors
@@ -114,7 +116,7 @@ class Core:
         if _is_short(messages, kwargs):
             _, (prompt,) = renderer.render_chat([messages], params, length)
         else:
-            _, (prompt,) = await renderer.render_chat_async([messages], params, length)
+            _, (prompt,) = await _rendering(renderer.render_chat_async([messages], params, length))
         return prompt
 
     async def plain_prompt(self, prompt: str | Sequence[int], *, of_any_length: bool = False) -> Prompt:
@@ -129,7 +131,7 @@ class Core:
         if len(prompt) <= _SHORT:
             (rendered,) = renderer.render_cmpl([parsed], length)
         else:
-            (rendered,) = await renderer.render_cmpl_async([parsed], length)
+            (rendered,) = await _rendering(renderer.render_cmpl_async([parsed], length))
         return rendered
 
     async def parsed_chat(self, body: Mapping[str, Any]) -> tuple[Prompt, Any]:
@@ -139,7 +141,7 @@ class Core:
         """
         protocol = import_module("vllm.entrypoints.openai.chat_completion.protocol")
         request = protocol.ChatCompletionRequest.model_validate(body)
-        rendered = await self._chat.render_chat(request)
+        rendered = await _rendering(self._chat.render_chat(request))
         if hasattr(rendered, "error"):
             raise ValueError(rendered.error.message)
         prompt: Prompt
@@ -337,6 +339,15 @@ def _is_short(messages: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]) 
             return False
         length += len(content)
     return length <= _SHORT and not kwargs.get("tools")
+
+
+async def _rendering(prompt: Awaitable[Any]) -> Any:
+    """What vLLM's renderer makes. It gathers, in which the words may get lost by which anyio knows a cancellation."""
+    try:
+        return await prompt
+    except asyncio.CancelledError:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        raise
 
 
 def _check(given: Mapping[str, Any], arguments: Any) -> None:

@@ -49,7 +49,8 @@ class Answer:
             if choice.finish_reason is not None:
                 events.append(self._end(choice))
         if output.finished:
-            events.append(UsageReport(self._usage(output), self._timings(output.metrics)))
+            # Before the last `Finished`, at which a reader may stop.
+            events.insert(-1, UsageReport(self._usage(output), self._timings(output.metrics)))
         return events
 
     def _add(self, choice: Any, events: list[Event]) -> None:

@@ -15,7 +15,13 @@ import msgspec
 from msgspec import UNSET
 
 from asyncllm.backend import EmbedRequest
-from asyncllm.errors import APIConnectionError, AsyncLLMError, InvalidRequestError, UnsupportedError
+from asyncllm.errors import (
+    APIConnectionError,
+    AsyncLLMError,
+    ContextLengthExceededError,
+    InvalidRequestError,
+    UnsupportedError,
+)
 from asyncllm.events import Event, Events, Ready, Started
 from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Usage
 from asyncllm_vllm.adapter import Collector, Core, Prompt
@@ -96,7 +102,7 @@ class VLLM:
                 assert request.prompt is not UNSET
                 prompt = await core.plain_prompt(request.prompt, of_any_length=True)
         except Exception as error:
-            raise _failure(error, engine, _sent(request)) from error
+            raise _failure(error, engine, _sent(request)) from None
         tokens = len(prompt["prompt_token_ids"])
         return PromptCheck(tokens=tokens, limit=core.limit, max_tokens=request.sampling.max_tokens or 0)
 
@@ -185,8 +191,8 @@ class VLLM:
             raise UnsupportedError("this engine embeds and does not write", backend=self._name, field="runner")
         if request.tools and not core.needs_parser:
             raise UnsupportedError(
-                "how the model writes tool calls is not known: options={'tool_call_parser': 'hermes'} or another of "
-                "vLLM's parsers",
+                "tools need to know how the model writes its calls: options={'tool_call_parser': 'hermes'}, or another "
+                "of vLLM's parsers",
                 backend=self._name,
                 field="tools",
             )
@@ -195,6 +201,13 @@ class VLLM:
             prompt, parsed = await _rendered(core, request, extra)
             token_ids = prompt["prompt_token_ids"]
             room = core.limit - len(token_ids)
+            if room < 1:
+                raise ContextLengthExceededError(
+                    f"the prompt has {len(token_ids)} tokens, which leaves no room for an answer: the limit for both is "
+                    f"max_model_len={core.limit}",
+                    status=400,
+                    code="context_length_exceeded",
+                )
             fields = sampling_fields(request, extra, core.defaults, room)
             params = core.sampling(fields, stream=request.stream, parsed=parsed)
             lora = None if extra.lora is None else await engine.lora(extra.lora)
@@ -221,7 +234,7 @@ class VLLM:
         except AsyncLLMError:
             raise
         except Exception as error:
-            raise _failure(error, engine, _sent(request)) from error
+            raise _failure(error, engine, _sent(request)) from None
         return engine, core, collector, name, answer
 
 
@@ -283,7 +296,7 @@ class _Call:
             try:
                 output = collector.get_nowait() or await collector.get()
             except Exception as error:
-                raise _failure(error, self._engine, _sent(self._request)) from error
+                raise _failure(error, self._engine, _sent(self._request)) from None
             finished = output.finished
             if finished:
                 self._collector = None
@@ -292,6 +305,7 @@ class _Call:
 
 
 def _failure(error: Exception, engine: Engine, sent: bytes) -> AsyncLLMError:
+    """What a call raises `from None`: vLLM's words may repeat what was sent, which no log is to have."""
     if isinstance(error, AsyncLLMError):
         return error
     return engine.over() if is_dead(error) or engine.core.is_dead else refused(error, sent)
@@ -323,7 +337,7 @@ async def _embed(engine: Engine, core: Core, text: str, params: Any, sent: bytes
             await core.abort(name, internal=False)
         raise
     except Exception as error:
-        raise _failure(error, engine, sent) from error
+        raise _failure(error, engine, sent) from None
     return array("f", output.outputs.data.flatten().tolist()), len(output.prompt_token_ids)
 
 

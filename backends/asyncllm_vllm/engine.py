@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import os
 import sys
@@ -45,7 +46,7 @@ class Engine:
         self._enters = False  # whether the core has yet to go to work on `_loop`
         self._loras: dict[str, tuple[asyncio.Task[Any], int]] = {}
         self._numbers = count(1)
-        self._started: Future[ConfigError | None] = Future()
+        self._started: Future[ConfigError | None] = Future()  # why it could not start, if so
         # A running future cannot be cancelled: a caller that gives up leaves the start to those who still wait.
         self._started.set_running_or_notify_cancel()
         self._over = threading.Event()
@@ -78,7 +79,7 @@ class Engine:
         error = self._started.result()
         if error is not None:
             # A new one for each caller: an error object collects the traceback and the facts of one call.
-            raise ConfigError(error.message, field=error.field) from error
+            raise ConfigError(error.message, field=error.field)
         if self._over.is_set():
             raise self.over()
         if self._enters and self.core.can_move:
@@ -162,21 +163,25 @@ class Engine:
 
     def _keep(self) -> None:
         say, voice = _Progress(self.model, self.options), Voice()
-        try:
-            local = Path(self.model).is_dir()
-            if importlib.util.find_spec("vllm") is None:
-                raise ConfigError("vLLM is not installed: pip install 'asyncllm[vllm]'", field="model")
-            if not local and self.model.startswith((".", "/", "~")):
-                raise ConfigError(f"there is no folder {self.model}", field="model")
-            with environment(local=local):
+        local = Path(self.model).is_dir()
+        failure: ConfigError | None = None
+        with environment(local=local):
+            try:
+                if importlib.util.find_spec("vllm") is None:
+                    raise ConfigError("vLLM is not installed: pip install 'asyncllm[vllm]'", field="model")
+                if not local and self.model.startswith((".", "/", "~")):
+                    raise ConfigError(f"there is no folder {self.model}", field="model")
                 say("starts the engine")
                 self.core = Core.start(self.model, self.options, voice)
-        except BaseException as error:
+            except BaseException as error:
+                failure = not_started(self.model, error, voice.reason)
+            if failure is not None:
+                gc.collect()  # vLLM leaves the sockets of a failed start to the collector, which would warn of them
+        voice.release()
+        if failure is not None:
             say("could not start the engine")
-            self._started.set_result(not_started(self.model, error, voice.reason))
+            self._started.set_result(failure)
             return
-        finally:
-            voice.release()
         voice.is_heard = True
         say("is ready")
         self._started.set_result(None)

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from asyncllm.backend import require_supported
-from asyncllm.dialect import write_chat
+from asyncllm.dialect import Flavor, write_chat
 from asyncllm.errors import InvalidRequestError, UnsupportedError
 from asyncllm.types import Choice, Grammar, JsonSchema, Regex, Request
 
@@ -83,6 +83,8 @@ def read_extra(request: Request) -> Extra:
 def sampling_fields(request: Request, extra: Extra, defaults: dict[str, Any], room: int) -> dict[str, Any]:
     """The fields of `vllm.SamplingParams` for `request`; `room` is how many tokens the answer can have at most."""
     fields: dict[str, Any] = {**defaults, **msgspec.to_builtins(request.sampling)}
+    if isinstance(stop := fields.get("stop"), tuple):
+        fields["stop"] = list(stop)
     fields["max_tokens"] = min(fields.get("max_tokens", room), room)
     logprobs, top = fields.pop("logprobs", None), fields.pop("top_logprobs", None)
     if logprobs or top is not None:
@@ -106,10 +108,13 @@ def sampling_fields(request: Request, extra: Extra, defaults: dict[str, Any], ro
     return fields
 
 
+_FLAVOR = Flavor(max_tokens="max_completion_tokens")  # of the other name vLLM warns
+
+
 def body(request: Request) -> dict[str, Any]:
     """The chat as OpenAI's API would get it, which is the form in which vLLM's own templates and parsers take it."""
     plain = msgspec.structs.replace(request, constraint=None, extra={})
-    written: dict[str, Any] = msgspec.json.decode(write_chat(plain))
+    written: dict[str, Any] = msgspec.json.decode(write_chat(plain, _FLAVOR))
     if request.tools and request.tool_choice is UNSET:
         written["tool_choice"] = "auto"
     return written
