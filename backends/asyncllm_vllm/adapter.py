@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import difflib
+import functools
 import gc
 import os
 from collections.abc import Awaitable, Mapping, Sequence
@@ -257,10 +258,11 @@ class Core:
         engine._run_output_handler()
         questions: dict[Any, asyncio.Future[Any]] = client.utility_results
         questions.clear()
-        engine.output_handler.add_done_callback(lambda _: self._fail(questions))
+        reading: asyncio.Task[None] = engine.output_handler
+        reading.add_done_callback(functools.partial(self._fail, questions))
         await engine.abort(list(engine.output_processor.request_states), internal=True)
 
-    def _fail(self, questions: dict[Any, asyncio.Future[Any]]) -> None:
+    def _fail(self, questions: dict[Any, asyncio.Future[Any]], _: object) -> None:
         # Those who ask an engine that dies for something beside its requests would wait for ever.
         error = import_module("vllm.v1.engine.exceptions").EngineDeadError
         for question in questions.values():
