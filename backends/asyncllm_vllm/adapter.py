@@ -14,7 +14,7 @@ import gc
 import os
 from collections.abc import Awaitable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import anyio.lowlevel
 
@@ -258,7 +258,7 @@ class Core:
         engine._run_output_handler()
         questions: dict[Any, asyncio.Future[Any]] = client.utility_results
         questions.clear()
-        reading: asyncio.Task[None] = engine.output_handler
+        reading = cast("asyncio.Task[None]", engine.output_handler)
         reading.add_done_callback(functools.partial(self._fail, questions))
         await engine.abort(list(engine.output_processor.request_states), internal=True)
 
