@@ -138,7 +138,9 @@ async def test_leaving_some_calls_does_not_disturb_the_others(client: Client, co
         task.cancel()
 
     assert {reply.text for reply in await asyncio.gather(*staying)} == {alone}
-    assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*leaving, return_exceptions=True))
+    assert all(
+        isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*leaving, return_exceptions=True)
+    )
     assert await stands_still(core)
 
 

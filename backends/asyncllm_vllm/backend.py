@@ -203,7 +203,7 @@ class VLLM:
             room = core.limit - len(token_ids)
             if room < 1:
                 raise ContextLengthExceededError(
-                    f"the prompt has {len(token_ids)} tokens, which leaves no room for an answer: the limit for both is "
+                    f"the prompt has {len(token_ids)} tokens, which leaves no room for an answer: both together have "
                     f"max_model_len={core.limit}",
                     status=400,
                     code="context_length_exceeded",

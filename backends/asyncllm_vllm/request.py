@@ -83,7 +83,7 @@ def read_extra(request: Request) -> Extra:
 def sampling_fields(request: Request, extra: Extra, defaults: dict[str, Any], room: int) -> dict[str, Any]:
     """The fields of `vllm.SamplingParams` for `request`; `room` is how many tokens the answer can have at most."""
     fields: dict[str, Any] = {**defaults, **msgspec.to_builtins(request.sampling)}
-    if isinstance(stop := fields.get("stop"), tuple):
+    if isinstance(stop := request.sampling.stop, tuple):
         fields["stop"] = list(stop)
     fields["max_tokens"] = min(fields.get("max_tokens", room), room)
     logprobs, top = fields.pop("logprobs", None), fields.pop("top_logprobs", None)
