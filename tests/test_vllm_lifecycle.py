@@ -1,4 +1,4 @@
-"""An engine of vLLM from its start to its end: who shares it, what becomes of its calls, and that nothing outlives it."""
+"""An engine of vLLM from start to end: who shares it, what becomes of its calls, and that nothing outlives it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ async def test_clients_with_one_configuration_share_an_engine_and_the_last_one_e
 
 
 async def test_the_order_and_the_spelling_of_options_do_not_matter(tiny_engine: Engine) -> None:
-    twin = {"restart": False, "start_s": 600, **{name: QUICK[name] for name in reversed(QUICK)}}
+    twin = {"restart": False, "start_s": 600, **{name: QUICK[name] for name in reversed(list(QUICK))}}
     async with Client(model=f"vllm:{tiny()}", options=twin, env={}) as client:
         await client.chat("x", max_tokens=1)
         assert engine_of(client) is tiny_engine
@@ -154,7 +154,7 @@ def kill(engine: Engine) -> None:
         os.kill(process.pid, signal.SIGKILL)
 
 
-async def fail(call: Coroutine[Any, Any, Any]) -> asyncllm.AsyncLLMError:
+async def fail(call: Awaitable[Any]) -> asyncllm.AsyncLLMError:
     with pytest.raises(asyncllm.AsyncLLMError) as caught:
         await call
     return caught.value

@@ -85,9 +85,7 @@ async def naked(core: Core, prompt: Sequence[int], *, lora: Any = None, **params
     (rendered,) = await engine.renderer.render_cmpl_async([parsed])
     params = {"output_kind": sampling.RequestOutputKind.FINAL_ONLY, **params}
     said = engine.generate(rendered, sampling.SamplingParams(**params), f"naked-{next(_numbers)}", lora_request=lora)
-    output = None
-    async for output in said:
-        pass
+    (output,) = [output async for output in said]
     return output
 
 
@@ -107,7 +105,7 @@ async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 
 async def stands_still(core: Core) -> bool:
-    """Whether the engine has nothing to do, by its own count of tokens; it makes hundreds in the time that is waited."""
+    """Whether the engine has nothing to do, by its own count of tokens: in the time waited it makes hundreds."""
     await asyncio.sleep(0.05)  # the step that was under way, and what it made on its way here
     made = core.generated
     await asyncio.sleep(0.1)

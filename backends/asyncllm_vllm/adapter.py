@@ -255,7 +255,7 @@ class Core:
         engine, client = self._engine, self._engine.engine_core
         engine.output_handler = client.resources.output_queue_task = None
         client.outputs_queue = asyncio.Queue()
-        engine._run_output_handler()
+        engine._run_output_handler()  # else the first request does it, and a death before that is unseen
         questions: dict[Any, asyncio.Future[Any]] = client.utility_results
         questions.clear()
         reading = cast("asyncio.Task[None]", engine.output_handler)
@@ -288,9 +288,10 @@ class Core:
             return
         client = self._engine.engine_core
         manager = client.resources.engine_manager
-        for finalizer in (client._finalizer, manager._finalizer):
-            finalizer.detach()
-        import_module("multiprocessing.process")._children.difference_update(manager.processes)
+        for owner in (client, manager):
+            owner._finalizer.detach()  # nobody else would stop it from ending the parent's engine
+        children: set[Any] = import_module("multiprocessing.process")._children  # the same
+        children.difference_update(manager.processes)
 
     def shutdown(self, seconds: float) -> None:
         """End the engine's processes, at the latest after `seconds`."""

@@ -20,7 +20,7 @@ from asyncllm import Choice, Client, Grammar, JsonSchema, Regex, Response, Tool
 from asyncllm.events import ReasoningDelta, TextDelta, ToolCallDelta
 from asyncllm_vllm.engine import Engine
 from bench.models import models_folder, tiny_adapter
-from vllm_engines import QUICK, chat_ids, client_of, held, naked, stands_still, tiny
+from vllm_engines import QUICK, chat_ids, client_of, held, naked, stands_still, tiny, until
 
 pytest_plugins = ["vllm_fixtures"]
 
@@ -303,8 +303,7 @@ async def test_two_thousand_calls_at_once_are_all_answered_in_bounded_memory(cli
 
 async def test_a_crowd_that_is_left_leaves_the_engine_idle(client: Client, tiny_engine: Engine) -> None:
     calls = [asyncio.create_task(client.chat(f"{number}", max_tokens=500, ignore_eos=True)) for number in range(600)]
-    while tiny_engine.core.unfinished < 600:
-        await asyncio.sleep(0.01)
+    await until(lambda: tiny_engine.core.unfinished == 600, 60)
     for call in calls:
         call.cancel()
     await asyncio.wait(calls)
