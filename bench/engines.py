@@ -75,8 +75,8 @@ async def _ways(role: Role) -> AsyncGenerator[dict[Way, _Ask]]:
             options = read_options(Config(backend="vllm", options=role.options))
             async with asyncllm.Client(model=f"vllm:{role.model}", options=role.options) as client:
                 engine = borrow(role.model, options)
-                core = await engine.ready()
-                bare = naked.Naked(core._engine)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # what is around it left out
+                core: Any = await engine.ready()
+                bare = naked.Naked(core._engine)  # noqa: SLF001  # the same one, without what is around it
                 yield _asyncllm(client) | _naked(bare)
                 give_back(engine)
         case "naked":
