@@ -84,28 +84,32 @@ async def test_closing_the_client_during_a_plain_call_ends_it(client: Client, co
     assert await stands_still(core)
 
 
+LENGTHY = "The capital of France is Paris. " * 65
+"""More than is rendered on the spot, so that a call waits for its prompt too."""
+
+
 async def chat(client: Client) -> None:
-    await client.chat("Go on.", max_tokens=3)
+    await client.chat(LENGTHY, max_tokens=3)
 
 
 async def several(client: Client) -> None:
-    await client.chat("Go on.", max_tokens=3, n=3, temperature=1.0)
+    await client.chat(LENGTHY, max_tokens=3, n=3, temperature=1.0)
 
 
 async def stream(client: Client) -> None:
-    async with client.stream("Go on.", max_tokens=3, n=2) as stream:
+    async with client.stream(LENGTHY, max_tokens=3, n=2) as stream:
         async for _ in stream:
             pass
 
 
 async def stream_left_early(client: Client) -> None:
-    async with client.stream("Go on.", **LONG) as stream:
+    async with client.stream(LENGTHY, **LONG) as stream:
         async for _ in stream:
             break
 
 
 async def counting(client: Client) -> None:
-    await client.check_prompt("Go on.")
+    await client.check_prompt(LENGTHY)
 
 
 CALLS: list[Callable[[Client], Coroutine[Any, Any, None]]] = [chat, several, stream, stream_left_early, counting]
