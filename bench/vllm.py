@@ -168,13 +168,11 @@ def _beside_naked(name: str, turns: Turns, rounds: int, *, is_tiny: bool) -> lis
                 taken.append((both[0], both[1]) if turn % 2 else (both[1], both[0]))
                 if is_tiny and load.way == "stream" and in_flight == _MOST:
                     alone.append(turns.naked.run(bare))
-            found.append(_pair(name, load, taken, alone, is_tiny=is_tiny))
+            found.append(_pair(name, load, taken, alone))
     return found
 
 
-def _pair(
-    name: str, load: Load, taken: Sequence[tuple[Sample, Sample]], alone: Sequence[Sample], *, is_tiny: bool
-) -> Pair:
+def _pair(name: str, load: Load, taken: Sequence[tuple[Sample, Sample]], alone: Sequence[Sample]) -> Pair:
     is_ours = not load.way.startswith("naked")
     return Pair(
         model=name,
@@ -189,8 +187,7 @@ def _pair(
         naked_cpu_us=statistics.median(naked.cpu_s / naked.outputs * _MICRO for _, naked in taken),
         more_cpu_us=judge(
             statistics.median((ours.cpu_s - naked.cpu_s) / naked.outputs * _MICRO for ours, naked in taken),
-            # Elsewhere a step of the engine brings few outputs, and how it wakes this process drowns what is asked.
-            _CPU if is_ours and is_tiny and load.way == "stream" and load.in_flight == _MOST else None,
+            _CPU if is_ours and load.way == "stream" else None,
         ),
     )
 
