@@ -115,4 +115,13 @@ async def stands_still(core: Core) -> bool:
 def processes_of(parent: int) -> set[int]:
     """The processes that `parent` has begun and that have not ended, by their ids."""
     found = " ".join(path.read_text() for path in Path(f"/proc/{parent}/task").glob("*/children"))
-    return {int(one) for one in found.split()}
+    return {int(one) for one in found.split() if _runs(int(one))}
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is at work: not one that has ended and waits to be asked, nor Python's own janitor."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
+        return state != "Z" and b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
