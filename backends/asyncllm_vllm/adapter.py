@@ -161,7 +161,7 @@ class Core:
         )
 
     def sampling(self, fields: Mapping[str, Any], *, stream: bool, parsed: Any = None) -> Any:
-        """VLLM's sampling parameters; `constraint` is a name of `StructuredOutputsParams` with its value."""
+        """Sampling parameters as vLLM has them; `constraint` is a name of `StructuredOutputsParams` with its value."""
         kind = self._sampling.RequestOutputKind
         known = dict(fields)
         constraint = known.pop("constraint", None)
@@ -178,7 +178,7 @@ class Core:
         )
 
     def pooling(self, task: str, dimensions: int | None) -> Any:
-        """VLLM's parameters for a vector."""
+        """What vLLM takes for a vector."""
         return self._pooling(task=task, dimensions=dimensions)
 
     async def submit(
@@ -207,11 +207,6 @@ class Core:
     def unfinished(self) -> int:
         """Requests under way, waiting ones included, as this process counts them."""
         return int(self._engine.output_processor.get_num_unfinished_requests())
-
-    @property
-    def scheduled(self) -> int:
-        """Requests that the engine's scheduler had at its last step, running and waiting."""
-        return 0 if self._counters is None else self._counters.requests
 
     @property
     def generated(self) -> int:
@@ -371,9 +366,7 @@ def _make_counters() -> tuple[list[Any], _Counters]:
         def __init__(self, *_: Any, **__: Any) -> None:
             pass
 
-        def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
-            if scheduler_stats is not None:
-                counters.requests = scheduler_stats.num_running_reqs + scheduler_stats.num_waiting_reqs
+        def record(self, _: Any, iteration_stats: Any, *__: Any, **___: Any) -> None:
             if iteration_stats is not None:
                 counters.tokens += iteration_stats.num_generation_tokens
 
@@ -389,5 +382,4 @@ def _make_counters() -> tuple[list[Any], _Counters]:
 class _Counters:
     """What the engine says of itself with each step."""
 
-    requests = 0
     tokens = 0

@@ -135,13 +135,11 @@ class VLLM:
             await core.sleep(level)
         except Exception as error:
             raise _failure(error, engine, b"") from error
-        engine.is_asleep = True
 
     async def wake_up(self, model: str) -> None:
         """Take the memory back."""
-        engine, core = await self._ready(model)
+        _, core = await self._ready(model)
         await core.wake_up()
-        engine.is_asleep = False
 
     async def drain(self, seconds: float) -> bool:
         """Wait until no call of this client is under way, for `seconds` at most; whether that is so."""

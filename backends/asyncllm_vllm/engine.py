@@ -38,13 +38,12 @@ class Engine:
         self.model = model
         self.options = options
         self.users = 0
-        self.is_asleep = False
         self.core: Core
         """Set once it is `ready`."""
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._enters = False  # whether the core has yet to go to work on `_loop`
-        self._loras: dict[str, tuple[asyncio.Task[Any], int]] = {}
+        self._loras: dict[str, asyncio.Task[Any]] = {}
         self._numbers = count(1)
         self._started: Future[ConfigError | None] = Future()  # why it could not start, if so
         # A running future cannot be cancelled: a caller that gives up leaves the start to those who still wait.
@@ -84,7 +83,7 @@ class Engine:
             raise self.over()
         if self._enters and self.core.can_move:
             self._enters = False
-            self._loras = {folder: loading for folder, loading in self._loras.items() if _is_loaded(loading[0])}
+            self._loras = {folder: loading for folder, loading in self._loras.items() if _is_loaded(loading)}
             await self.core.enter_loop()
         if self.core.is_dead:
             raise self.over()
@@ -112,11 +111,10 @@ class Engine:
             )
         loading = self._loras.get(folder)
         if loading is None:
-            number = next(self._numbers)
-            task = asyncio.create_task(self.core.add_lora(name, number, folder))
-            loading = self._loras[folder] = (task, number)
+            adding = self.core.add_lora(name, next(self._numbers), folder)
+            loading = self._loras[folder] = asyncio.create_task(adding)
         try:
-            return await asyncio.shield(loading[0])
+            return await asyncio.shield(loading)
         except asyncio.CancelledError:
             raise
         except Exception as error:
