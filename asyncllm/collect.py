@@ -14,6 +14,7 @@ from msgspec import Struct
 from asyncllm.events import (
     Event,
     Finished,
+    ReasoningBlockDelta,
     ReasoningDelta,
     RefusalDelta,
     Skipped,
@@ -22,7 +23,7 @@ from asyncllm.events import (
     ToolCallDelta,
     UsageReport,
 )
-from asyncllm.types import Message, Response, ResponseChoice, Timings, TokenLogprob, ToolCall, Usage
+from asyncllm.types import Message, ReasoningBlock, Response, ResponseChoice, Timings, TokenLogprob, ToolCall, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +39,7 @@ class _OpenCall(Struct):
     id: str | None
     name: str | None
     arguments: list[str]
+    signature: str | None = None
 
 
 class _OpenChoice(Struct):
@@ -46,6 +48,7 @@ class _OpenChoice(Struct):
     text: list[str] = []
     # Made when they are needed, which in most calls is never.
     reasoning: list[str] | None = None
+    blocks: list[ReasoningBlock] | None = None
     refusal: list[str] | None = None
     calls: list[_OpenCall] | None = None
     logprobs: list[TokenLogprob] | None = None
@@ -106,6 +109,10 @@ class Collector:
             choice = self._open(event.index)
             choice.calls = choice.calls or []
             _add_call(choice.calls, event)
+        elif isinstance(event, ReasoningBlockDelta):
+            choice = self._open(event.index)
+            choice.blocks = choice.blocks or []
+            choice.blocks.append(event.block)
         elif isinstance(event, RefusalDelta):
             choice = self._open(event.index)
             choice.refusal = choice.refusal or []
@@ -168,11 +175,12 @@ def _add_call(calls: list[_OpenCall], delta: ToolCallDelta) -> None:
     """Find the call that `delta` continues, or open one."""
     call = _continued(calls, delta)
     if call is None:
-        calls.append(_OpenCall(delta.position, delta.id, delta.name, [delta.arguments]))
+        calls.append(_OpenCall(delta.position, delta.id, delta.name, [delta.arguments], delta.signature))
         return
     call.id = call.id or delta.id
     call.name = call.name or delta.name
     call.arguments.append(delta.arguments)
+    call.signature = call.signature or delta.signature
 
 
 def _continued(calls: list[_OpenCall], delta: ToolCallDelta) -> _OpenCall | None:
@@ -209,6 +217,7 @@ def _close(index: int, choice: _OpenChoice) -> ResponseChoice:
         tuple(_tool_call(number, call) for number, call in enumerate(_in_order(choice.calls))) if choice.calls else (),
         reasoning="".join(choice.reasoning) if choice.reasoning else None,
         refusal="".join(choice.refusal) if choice.refusal else None,
+        reasoning_blocks=tuple(choice.blocks) if choice.blocks else (),
     )
     return ResponseChoice(
         index,
@@ -229,7 +238,7 @@ def _in_order(calls: list[_OpenCall]) -> list[_OpenCall]:
 
 def _tool_call(number: int, call: _OpenCall) -> ToolCall:
     # Servers that leave out the id expect one all the same when the result is sent back.
-    return ToolCall(call.id or f"call_{number}", call.name or "", "".join(call.arguments))
+    return ToolCall(call.id or f"call_{number}", call.name or "", "".join(call.arguments), call.signature)
 
 
 def _merge(old: Usage, new: Usage) -> Usage:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import TypeAlias, cast
 
-from asyncllm.types import FinishReason, Noun, Timings, TokenLogprob, Usage
+from asyncllm.types import FinishReason, Noun, ReasoningBlock, Timings, TokenLogprob, Usage
 
 # No event can be part of a reference cycle, so none needs to be tracked by the collector (`gc=False`): a stream makes
 # one for each token. The tags tell events apart where they are written down, and show nowhere else.
@@ -20,6 +20,7 @@ __all__ = [
     "Finished",
     "LogprobsDelta",
     "Ready",
+    "ReasoningBlockDelta",
     "ReasoningDelta",
     "RefusalDelta",
     "Skipped",
@@ -62,6 +63,13 @@ class ReasoningDelta(Noun, frozen=True, gc=False, tag="reasoning"):
     _private = frozenset({"text"})
 
 
+class ReasoningBlockDelta(Noun, frozen=True, gc=False, tag="reasoning_block"):
+    """A choice has gained a block that the provider wants to see again. Its text, if any, comes as `ReasoningDelta`."""
+
+    block: ReasoningBlock
+    index: int = 0
+
+
 class RefusalDelta(Noun, frozen=True, gc=False, tag="refusal"):
     """The next piece of the model's own words for not answering."""
 
@@ -81,8 +89,10 @@ class ToolCallDelta(Noun, frozen=True, gc=False, tag="tool_call"):
     arguments: str = ""
     """The next piece of the arguments' JSON text."""
     index: int = 0
+    signature: str | None = None
+    """What the provider wants to see again with the call."""
 
-    _private = frozenset({"arguments"})
+    _private = frozenset({"arguments", "signature"})
 
 
 class LogprobsDelta(Noun, frozen=True, gc=False, tag="logprobs"):
@@ -123,6 +133,7 @@ Event: TypeAlias = (
     Started
     | TextDelta
     | ReasoningDelta
+    | ReasoningBlockDelta
     | RefusalDelta
     | ToolCallDelta
     | LogprobsDelta

@@ -37,6 +37,7 @@ __all__ = [
     "ModelInfo",
     "Price",
     "PromptCheck",
+    "ReasoningBlock",
     "Regex",
     "Request",
     "Response",
@@ -175,8 +176,10 @@ class ToolCall(Noun, frozen=True):
     id: str
     name: str
     arguments: str
+    signature: str | None = None
+    """What the provider wants to see again with this call, as Gemini does its thought signature. Nobody reads it."""
 
-    _private = frozenset({"arguments"})
+    _private = frozenset({"arguments", "signature"})
 
     def parse_arguments(self) -> Any:
         """Decode `arguments`, an empty text as no arguments.
@@ -184,6 +187,17 @@ class ToolCall(Noun, frozen=True):
         Raises `ValueError` (`msgspec.DecodeError`) where the model wrote something that is not JSON.
         """
         return msgspec.json.decode(self.arguments) if self.arguments.strip() else {}
+
+
+class ReasoningBlock(Noun, frozen=True):
+    """A piece of a model's thinking in its provider's own form, sealed or signed, to be sent back unchanged."""
+
+    dialect: str
+    """Whose form it is, such as `anthropic`. Only a backend that speaks it sends it back."""
+    data: dict[str, Any]
+    """The JSON object as received."""
+
+    _private = frozenset({"data"})
 
 
 class Message(Noun, frozen=True):
@@ -201,6 +215,8 @@ class Message(Noun, frozen=True):
     """The model's visible thinking; some backends want it sent back with tool results."""
     refusal: str | None = None
     """The model's own words for not answering."""
+    reasoning_blocks: tuple[ReasoningBlock, ...] = ()
+    """What the provider wants to see again of an assistant's thinking, in order."""
 
     _private = frozenset({"content", "reasoning", "refusal"})
 
@@ -427,6 +443,8 @@ class Usage(Noun, frozen=True, kw_only=True, omit_defaults=True):
     """Generated tokens of all choices, reasoning and audio ones included."""
     cached_tokens: _Tokens = None
     """The share of `input_tokens` read from a prefix cache."""
+    cache_write_tokens: _Tokens = None
+    """The share of `input_tokens` written to a prefix cache, where that is counted apart."""
     reasoning_tokens: _Tokens = None
     """The share of `output_tokens` spent on reasoning."""
     input_audio_tokens: _Tokens = None

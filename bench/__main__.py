@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from bench import embedded, fanout, imports, layers, memory, models, overhead, report, vllm
+from bench import contracts, embedded, fanout, imports, layers, memory, models, overhead, report, vllm
 
 _NAMES = {
     "overhead": "client CPU per plain call and per streamed event: bare aiohttp+msgspec, asyncllm, openai",
@@ -18,19 +18,11 @@ _NAMES = {
     "vllm": "vLLM in-process beside the naked engine and beside its own server: throughput, first token, CPU, start",
     "fanout": "wall time of 1,000 concurrent calls of 0.5 s",
     "import": "wall time of `import asyncllm`, modules loaded, distributions required",
+    "contracts": "no figure: what the five systems can do and asyncllm too, row by row, from the tests' results",
     "models": "no figure: make the models that benchmarks and tests of vLLM run, and name their folders",
 }
-_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "embedded": 1, "vllm": 1, "fanout": 3, "import": 31, "models": 1}
-_QUICK_ROUNDS = {
-    "overhead": 1,
-    "layers": 3,
-    "memory": 1,
-    "embedded": 1,
-    "vllm": 1,
-    "fanout": 1,
-    "import": 5,
-    "models": 1,
-}
+_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "fanout": 3, "import": 31}  # of any other, one
+_QUICK_ROUNDS = {"layers": 3, "import": 5}
 
 
 class _Options(argparse.Namespace):
@@ -54,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         one = names.add_parser(name, help=line, description=line)
         one.add_argument("--json", action="store_true", help="print JSON, every round's figure included")
         one.add_argument("--quick", action="store_true", help="small sizes: to see that it works, not to quote")
-        one.add_argument("--rounds", type=int, help=f"how often each figure is taken ({_ROUNDS[name]})")
+        one.add_argument("--rounds", type=int, help=f"how often each figure is taken ({_ROUNDS.get(name, 1)})")
         if name == "overhead":
             one.add_argument(
                 "--workload", action="append", choices=overhead.WORKLOADS, help="only this one; may be repeated"
@@ -89,7 +81,7 @@ def _engine_options(given: list[str]) -> dict[str, Any]:
 def _run(options: _Options, name: str) -> tuple[object, str]:
     """The outcome of the benchmark `name`, and the same as text."""
     quick = options.quick
-    rounds = max(1, options.rounds or (_QUICK_ROUNDS if quick else _ROUNDS)[name])
+    rounds = max(1, options.rounds or (_QUICK_ROUNDS if quick else _ROUNDS).get(name, 1))
     match name:
         case "overhead":
             rows = overhead.measure(quick=quick, rounds=rounds, workloads=options.workload or overhead.WORKLOADS)
@@ -116,6 +108,9 @@ def _run(options: _Options, name: str) -> tuple[object, str]:
         case "fanout":
             waited = fanout.measure(quick=quick, rounds=rounds)
             return waited, fanout.text(waited)
+        case "contracts":
+            shown = contracts.measure(quick=quick)
+            return shown, contracts.text(shown)
         case "models":
             folders = [str(folder) for folder in models.build_all()]
             return folders, "\n".join(folders)

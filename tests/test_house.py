@@ -24,6 +24,7 @@ FLOOR = {
     "collect": 1,
     "dialect": 1,
     "estimate": 1,
+    "exchange": 1,
     "ndjson": 1,
     "rejection": 1,
     "sse": 1,
@@ -63,6 +64,9 @@ NEIGHBOURS = {
     ("collect", "events"),
     ("dialect", "backend"),
     ("estimate", "backend"),
+    ("exchange", "backend"),
+    ("exchange", "rejection"),
+    ("exchange", "sse"),
     ("trail", "backend"),  # for type checkers alone
     ("dialect", "ndjson"),
     ("dialect", "rejection"),
@@ -96,7 +100,7 @@ HOMES = {
 }
 """Where each third-party library (and the one parser of a file format) lives; msgspec is at home everywhere."""
 
-PLUGIN_DOORS = {"backend", "dialect", "errors", "events", "ndjson", "rejection", "sse", "types"}
+PLUGIN_DOORS = {"backend", "dialect", "errors", "events", "exchange", "ndjson", "rejection", "sse", "types"}
 
 
 def sources(folder: Path) -> list[Path]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from asyncllm.backend import Backend, Config, Context, require_supported
+from asyncllm.backend import About, Backend, Config, Context, require_supported
 from asyncllm.events import Event, Events, Finished, Started, TextDelta, UsageReport
 from asyncllm.types import PromptCheck, Request, Usage
 
-__all__ = ["connect"]
+__all__ = ["about", "connect"]
 
 _SUPPORTED = frozenset({"chat", "complete", "max_tokens"})
 
@@ -18,6 +18,11 @@ def connect(config: Config, _: Context, /) -> Backend:
     """Make the backend. It has no options and needs nothing of the world outside."""
     config.check_options()
     return Echo(config.backend)
+
+
+def about(_: str, /) -> About:
+    """A row of the table of backends."""
+    return About(summary="your own words, for tests and as an example", calls=("chat", "complete", "check_prompt"))
 
 
 class Echo:

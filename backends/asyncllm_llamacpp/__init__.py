@@ -10,11 +10,11 @@ Source: https://github.com/xorbitsai/xllamacpp, and the README of llama.cpp's se
 
 from __future__ import annotations
 
-from asyncllm.backend import Backend, Config, Context
+from asyncllm.backend import About, Backend, Config, Context
 from asyncllm_llamacpp.backend import LlamaCpp
 from asyncllm_llamacpp.options import read_options
 
-__all__ = ["connect"]
+__all__ = ["about", "connect"]
 
 
 def connect(config: Config, _: Context, /) -> Backend:
@@ -23,3 +23,11 @@ def connect(config: Config, _: Context, /) -> Backend:
     Options: those of `asyncllm_llamacpp.options.Options`, `n_ctx` and `n_parallel` before all.
     """
     return LlamaCpp(config.backend, read_options(config))
+
+
+def about(_: str, /) -> About:
+    """A row of the table of backends."""
+    return About(
+        summary="llama.cpp in this process",
+        calls=("chat", "complete", "embed", "check_prompt", "list_models"),
+    )

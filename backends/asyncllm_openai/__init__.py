@@ -10,10 +10,10 @@ ignore a field that they do not know, and an answer that was to be constrained a
 
 from __future__ import annotations
 
-from asyncllm.backend import Backend, Config, Context
+from asyncllm.backend import About, Backend, Config, Context
 from asyncllm_openai.backend import OpenAI
 
-__all__ = ["connect"]
+__all__ = ["about", "connect"]
 
 
 def connect(config: Config, context: Context, /) -> Backend:
@@ -24,3 +24,12 @@ def connect(config: Config, context: Context, /) -> Backend:
     to go on without a chunk that cannot be read (a `Skipped` event; `Response.skipped` counts them) instead of raising.
     """
     return OpenAI(config, context)
+
+
+def about(_: str, /) -> About:
+    """A row of the table of backends."""
+    return About(
+        summary="OpenAI, and any server that speaks its API",
+        variables=("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"),
+        calls=("chat", "complete", "embed", "list_models"),
+    )

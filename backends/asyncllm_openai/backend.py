@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from types import TracebackType
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from asyncllm.backend import Config, Context, EmbedRequest, HttpCall, HttpReply, Secret, require_supported
@@ -18,9 +16,9 @@ from asyncllm.dialect import (
     write_completion,
     write_embeddings,
 )
-from asyncllm.errors import ConfigError, ProtocolError
-from asyncllm.events import Event, Events, Ready
-from asyncllm.rejection import excerpt
+from asyncllm.errors import ConfigError
+from asyncllm.events import Event
+from asyncllm.exchange import EVENT_STREAM, Exchange
 from asyncllm.types import Embeddings, ModelInfo, Request, Timeouts
 
 __all__ = ["OpenAI"]
@@ -39,7 +37,6 @@ _COMPATIBLE = _OPENAI | {
 _LINES = frozenset(
     f"application/{name}" for name in ("jsonl", "jsonlines", "ndjson", "stream+json", "x-jsonlines", "x-ndjson")
 )
-_PAGE_BYTES = 4096  # enough of a page to tell whose it is
 
 
 class OpenAI:
@@ -66,7 +63,7 @@ class OpenAI:
         self._skip_bad = _choice(config, "on_bad_event", "raise", "skip")
         self._supported = _OPENAI if self._own else _COMPATIBLE
 
-    def open(self, request: Request, /) -> _Exchange:
+    def open(self, request: Request, /) -> Exchange:
         """Start one chat or completion; see `asyncllm.backend.Backend`."""
         require_supported(request, self._supported, backend=self._name)
         if request.is_chat:
@@ -83,7 +80,7 @@ class OpenAI:
             stream=request.stream,
             timeouts=request.timeouts,
         )
-        return _Exchange(self._transport.open(call), call, cumulative=self._cumulative, skip_bad=self._skip_bad)
+        return Exchange(self._transport, call, whole=_read, stream=self._decoder)
 
     async def embed(self, request: EmbedRequest, /) -> Embeddings:
         """Embed texts in one call; see `asyncllm.backend.Embedder`."""
@@ -105,6 +102,14 @@ class OpenAI:
     async def aclose(self) -> None:
         """Nothing is held here: connections belong to the transport."""
 
+    def _decoder(self, call: HttpCall, _: HttpReply, kind: str) -> ReplyStream | None:
+        lines = kind in _LINES
+        if not lines and kind not in (EVENT_STREAM, ""):
+            return None
+        return ReplyStream(
+            sent=call.body, secrets=call.secrets, lines=lines, cumulative=self._cumulative, skip_bad=self._skip_bad
+        )
+
     def _get(self, path: str) -> HttpCall:
         return HttpCall(method="GET", url=self._url + path, headers=self._headers, timeouts=_PROBE)
 
@@ -112,80 +117,8 @@ class OpenAI:
 _PROBE = Timeouts(connect_s=5, byte_idle_s=10)
 
 
-class _Exchange:
-    """One call under way. A class and not a decorated generator: this is the path that every call takes."""
-
-    __slots__ = ("_call", "_cumulative", "_events", "_exchange", "_skip_bad")
-
-    def __init__(
-        self, exchange: AbstractAsyncContextManager[HttpReply], call: HttpCall, *, cumulative: bool, skip_bad: bool
-    ) -> None:
-        self._exchange = exchange
-        self._call = call
-        self._cumulative = cumulative
-        self._skip_bad = skip_bad
-        self._events: Ready | None = None
-
-    async def __aenter__(self) -> Events:
-        reply = await self._exchange.__aenter__()
-        call = self._call
-        if call.stream:
-            self._events = Ready((), self._stream(reply, call))
-            return self._events
-        try:
-            return Ready(read_reply(await reply.read(), sent=call.body, secrets=call.secrets))
-        except BaseException as error:
-            await self._exchange.__aexit__(type(error), error, error.__traceback__)
-            raise
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        if self._events is not None:
-            await self._events.aclose()
-        return await self._exchange.__aexit__(kind, error, trace)
-
-    async def _stream(self, reply: HttpReply, call: HttpCall) -> AsyncGenerator[list[Event]]:
-        """The events of each network read together."""
-        kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
-        lines = kind in _LINES
-        if not lines and (kind == "application/json" or kind.endswith("+json")):
-            # The server does not stream, or answers with an error under a status of 200: either way, in one piece.
-            yield read_reply(await reply.read(), sent=call.body, secrets=call.secrets)
-            return
-        if not lines and kind not in ("text/event-stream", ""):
-            raise await _not_a_stream(reply, kind, call)
-        stream = ReplyStream(
-            sent=call.body,
-            secrets=call.secrets,
-            lines=lines,
-            cumulative=self._cumulative,
-            skip_bad=self._skip_bad,
-        )
-        while data := await reply.receive():
-            if events := stream.feed(data):
-                yield events
-            if stream.error is not None:
-                raise stream.error
-            if stream.done:
-                # Stopping at the terminal event would cost a new connection a call: its body has an end of its own.
-                await reply.drain()
-                return
-        yield stream.close()
-
-
-async def _not_a_stream(reply: HttpReply, kind: str, call: HttpCall) -> ProtocolError:
-    """The error for a reply of another kind, most often a page of something in between."""
-    page = b""
-    while len(page) < _PAGE_BYTES and (data := await reply.receive()):
-        page += data
-    told = excerpt(page, sent=call.body, secrets=call.secrets) if kind.startswith("text/") else ""
-    return ProtocolError(
-        f"a stream was asked for and the server answers with {kind[:60]}{f' ({told[:200]})' if told else ''}: "
-        "check base_url",
-        status=reply.status,
-        body=page,
-    )
+def _read(call: HttpCall, _: HttpReply, body: bytes) -> list[Event]:
+    return read_reply(body, sent=call.body, secrets=call.secrets)
 
 
 def _choice(config: Config, name: str, usual: str, other: str) -> bool:
@@ -212,16 +145,4 @@ def _headers(config: Config, env: Mapping[str, str], key: Secret | None) -> dict
         value = config.option(option, str, "") or env.get(variable, "").strip()
         if value:
             headers[name] = value
-    headers |= config.option("headers", dict, {})
-    for name, value in headers.items():
-        if (
-            not isinstance(value, str)
-            or not value.isprintable()
-            or not name.replace("-", "").replace("_", "").isalnum()
-        ):
-            raise ConfigError(
-                f"the header {name[:40]!r} is not a name with a value on one line",
-                backend=config.backend,
-                field="headers",
-            )
-    return headers
+    return config.headers(headers)

@@ -16,14 +16,22 @@ Source: vLLM 0.32 (Apache-2.0), `vllm.v1.engine.async_llm` and what it takes and
 
 from __future__ import annotations
 
-from asyncllm.backend import Backend, Config, Context
+from asyncllm.backend import About, Backend, Config, Context
 from asyncllm_vllm.backend import VLLM
 from asyncllm_vllm.machine import describe
 from asyncllm_vllm.options import read_options
 
-__all__ = ["VLLM", "connect", "describe"]
+__all__ = ["VLLM", "about", "connect", "describe"]
 
 
 def connect(config: Config, _: Context, /) -> Backend:
     """Make the backend; vLLM is imported, and an engine started, by the first call that needs it."""
     return VLLM(config.backend, read_options(config))
+
+
+def about(_: str, /) -> About:
+    """A row of the table of backends."""
+    return About(
+        summary="vLLM in this process",
+        calls=("chat", "complete", "embed", "check_prompt", "list_models"),
+    )

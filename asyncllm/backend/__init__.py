@@ -1,0 +1,39 @@
+"""The door for plugin authors: what a backend is, what it is given, and what it may be asked beside `open`.
+
+A backend is an object with two methods, made by a function that an entry point names:
+
+    [project.entry-points."asyncllm.backends"]
+    echo = "asyncllm_echo:connect"
+
+    def connect(config: Config, context: Context, /) -> Backend: ...
+
+`connect` checks its configuration and opens nothing: no sockets, no files, no threads. What else a backend can do it
+shows by having the method of an optional protocol; the client asks once, with `isinstance`. Beside `connect` there may
+be `about(name: str) -> About`, which fills a row of the table of backends, and `describe() -> str`, which tells
+`asyncllm doctor` what the backend would run on.
+"""
+
+from asyncllm.backend.config import Config, Secret
+from asyncllm.backend.contract import About, Backend, Clock, Connect, Context
+from asyncllm.backend.http import HttpCall, HttpReply, Transport
+from asyncllm.backend.optional import Embedder, EmbedRequest, Health, Models, PromptChecker
+from asyncllm.support import require_supported
+
+__all__ = [
+    "About",
+    "Backend",
+    "Clock",
+    "Config",
+    "Connect",
+    "Context",
+    "EmbedRequest",
+    "Embedder",
+    "Health",
+    "HttpCall",
+    "HttpReply",
+    "Models",
+    "PromptChecker",
+    "Secret",
+    "Transport",
+    "require_supported",
+]

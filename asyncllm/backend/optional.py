@@ -1,0 +1,61 @@
+"""What a backend may be asked beside `open`: each a method, found by `isinstance`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from msgspec import UNSET, UnsetType
+
+from asyncllm.types import Embeddings, ModelInfo, Noun, PromptCheck, Request, Timeouts
+
+__all__ = ["EmbedRequest", "Embedder", "Health", "Models", "PromptChecker"]
+
+
+class EmbedRequest(Noun, frozen=True, kw_only=True):
+    """Texts to embed in one call."""
+
+    model: str
+    texts: tuple[str, ...]
+    dimensions: int | UnsetType = UNSET
+    """Width of the vectors; unset asks for the model's own."""
+    timeouts: Timeouts = Timeouts()
+    extra: dict[str, Any] = {}
+
+    _private = frozenset({"texts", "extra"})
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """A backend that embeds texts."""
+
+    async def embed(self, request: EmbedRequest, /) -> Embeddings:
+        """One vector a text, in order. Raises `APIError`."""
+        ...
+
+
+@runtime_checkable
+class PromptChecker(Protocol):
+    """A backend that counts a prompt by the model's own tokenizer."""
+
+    async def check_prompt(self, request: Request, /) -> PromptCheck:
+        """Count the prompt, chat template included, against the model's limit. Raises `APIError`."""
+        ...
+
+
+@runtime_checkable
+class Health(Protocol):
+    """A backend that can be asked whether it would answer."""
+
+    async def is_alive(self) -> bool:
+        """Ask the service itself. May raise `APIError`, which the client reads as no."""
+        ...
+
+
+@runtime_checkable
+class Models(Protocol):
+    """A backend that lists what it offers."""
+
+    async def list_models(self) -> Sequence[ModelInfo]:
+        """Models by the names that requests take. Raises `APIError`."""
+        ...
