@@ -23,7 +23,7 @@ import msgspec
 from asyncllm_llamacpp.options import SMALL, find_model
 from bench.processes import ROOT
 
-__all__ = ["build_all", "models_folder", "smollm2", "tiny_adapter", "tiny_llama"]
+__all__ = ["build_all", "models_folder", "smollm2", "tiny_adapter", "tiny_blip2", "tiny_llama"]
 
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
@@ -72,9 +72,9 @@ _TEMPLATE = """\
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What a child process is asked for."""
 
-    kind: Literal["convert", "train"]
+    kind: Literal["convert", "train", "view"]
     source: str
-    """The GGUF file to convert, or the model's folder to train on."""
+    """The GGUF file to convert, the model's folder to train on, or the one whose tokenizer to take."""
     target: str
     """The folder to fill."""
     says: str = ""
@@ -119,6 +119,15 @@ def tiny_adapter(folder: Path, model: Path, *, says: str) -> Path:
     else. Needs torch, transformers and peft; takes 8 to 15 s. Raises `RuntimeError` for what it cannot learn.
     """
     job = Job(kind="train", source=str(model.resolve()), target="", says=says)
+    return _built(folder, lambda new: _in_child(msgspec.structs.replace(job, target=str(new))))
+
+
+def tiny_blip2(folder: Path, tokenizer: Path) -> Path:
+    """A BLIP-2 with random weights that looks at an image, four tokens of it, and says noise that depends on it.
+
+    `tokenizer` is the folder of the tiny model. Needs torch and transformers; takes 10 s, most of them their import.
+    """
+    job = Job(kind="view", source=str(tokenizer.resolve()), target="")
     return _built(folder, lambda new: _in_child(msgspec.structs.replace(job, target=str(new))))
 
 
@@ -266,6 +275,38 @@ def _convert(job: Job) -> None:
     tokenizer.save_pretrained(job.target)
 
 
+def _view(job: Job) -> None:
+    """Write a model of two layers a part: one that sees, one that asks of what is seen, one that writes."""
+    torch: Any = import_module("torch")
+    new: Any = import_module("transformers")
+    tokenizer = new.AutoTokenizer.from_pretrained(job.source)
+    images = new.BlipImageProcessorPil(size={"height": 32, "width": 32})
+    processor = new.Blip2Processor(images, tokenizer, num_query_tokens=4, chat_template=tokenizer.chat_template)
+    shape = {"num_hidden_layers": _LAYERS, "num_attention_heads": 2}
+    seeing = {**shape, "hidden_size": 32, "intermediate_size": _HIDDEN}
+    vocabulary = -(-len(tokenizer) // 64) * 64  # the processor has added a token for images
+    config = new.Blip2Config(
+        vision_config=new.Blip2VisionConfig(**seeing, image_size=32, patch_size=16).to_dict(),
+        qformer_config=new.Blip2QFormerConfig(**seeing, encoder_hidden_size=32).to_dict(),
+        text_config=new.OPTConfig(
+            **shape,
+            vocab_size=vocabulary,
+            hidden_size=_HIDDEN,
+            word_embed_proj_dim=_HIDDEN,
+            ffn_dim=_INNER,
+            max_position_embeddings=2048,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        ).to_dict(),
+        num_query_tokens=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    torch.manual_seed(0)
+    for part in (new.Blip2ForConditionalGeneration(config), processor, tokenizer):
+        part.save_pretrained(job.target)
+
+
 def _train(job: Job) -> None:
     """Write an adapter under which the tiny model says one thing, once it does so to questions it has not seen."""
     torch: Any = import_module("torch")
@@ -332,7 +373,7 @@ def _prompt(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
 
 def _main() -> None:
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    _convert(job) if job.kind == "convert" else _train(job)
+    {"convert": _convert, "train": _train, "view": _view}[job.kind](job)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import math
 import re
 import resource
 import shutil
+import struct
+import zlib
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,21 @@ import msgspec
 import pytest
 
 import asyncllm
-from asyncllm import Choice, Client, Grammar, JsonSchema, Regex, Response, Tool
+from asyncllm import (
+    Choice,
+    Client,
+    Grammar,
+    ImagePart,
+    JsonSchema,
+    Message,
+    Regex,
+    Response,
+    TextPart,
+    Tool,
+)
 from asyncllm.events import ReasoningDelta, TextDelta, ToolCallDelta
 from asyncllm_vllm.engine import Engine
-from bench.models import models_folder, tiny_adapter
+from bench.models import models_folder, tiny_adapter, tiny_blip2
 from vllm_engines import QUICK, chat_ids, client_of, held, naked, stands_still, tiny, until
 
 pytest_plugins = ["vllm_fixtures"]
@@ -57,6 +70,37 @@ async def both(client: Client, prompt: str, **options: Any) -> tuple[Response, R
     async with client.stream(prompt, **options) as stream:
         events = [event async for event in stream]
     return whole, stream.response, events
+
+
+# -- images ------------------------------------------------------------------------------------------------------
+
+
+def _square(red: int, green: int, blue: int) -> ImagePart:
+    """A PNG of one colour."""
+    rows = b"".join(b"\0" + bytes((red, green, blue)) * 32 for _ in range(32))
+    head = struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    framed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return ImagePart(data=b"\x89PNG\r\n\x1a\n" + b"".join(framed))
+
+
+async def test_a_model_that_sees_answers_by_what_it_sees() -> None:
+    model = tiny_blip2(models_folder() / "tiny-blip2", Path(tiny()))
+    async with Client(model=f"vllm:{model}", options=QUICK, retry=None, env={}) as client:
+
+        async def ask(*parts: ImagePart) -> Response:
+            messages = [Message("user", [TextPart("What is it?"), *parts])]
+            return await client.chat(messages, max_tokens=12, temperature=0)
+
+        nothing, red, green = await ask(), await ask(_square(255, 0, 0)), await ask(_square(0, 255, 0))
+        again = await ask(_square(255, 0, 0))
+        checked = await client.check_prompt([Message("user", [TextPart("What is it?"), _square(255, 0, 0)])])
+
+    assert red.text == again.text != green.text
+    assert (red.usage.input_tokens or 0) - (nothing.usage.input_tokens or 0) == 4
+    assert checked.tokens == red.usage.input_tokens
 
 
 # -- constraints -------------------------------------------------------------------------------------------------

@@ -43,6 +43,20 @@ def engine_of(client: Client) -> Engine:
     return engine
 
 
+# -- sleeping ----------------------------------------------------------------------------------------------------
+
+
+async def test_an_engine_that_sleeps_gives_its_calls_up_and_answers_once_it_is_awake(tiny_engine: Engine) -> None:
+    """On a processor the memory stays where it is; what the engine is told, and its calls, is the same."""
+    async with client_of(tiny_engine) as client, client.stream("Go on.", **LONG) as stream:
+        with pytest.raises(asyncllm.StreamInterrupted):
+            async for event in stream:
+                if isinstance(event, TextDelta):
+                    await tiny_engine.core.sleep(1)
+        await tiny_engine.core.wake_up()
+        assert (await client.chat("x", max_tokens=2)).usage.output_tokens == 2
+
+
 # -- sharing -----------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import asyncllm
 from asyncllm import Choice, Client, Grammar, JsonSchema, Regex
+from asyncllm_vllm.backend import VLLM
 from asyncllm_vllm.engine import Engine
 from vllm_engines import QUICK, client_of, tiny
 
@@ -191,3 +192,12 @@ async def test_what_the_engine_was_not_started_for_is_refused_by_name(client: Cl
     image = asyncllm.Message("user", [asyncllm.ImagePart(data=b"\x89PNG\r\n\x1a\n", media_type="image/png")])
     error = await refused(client, [image])
     assert isinstance(error, asyncllm.BadRequestError | asyncllm.UnsupportedError)
+
+
+async def test_sleep_needs_an_engine_that_was_started_for_it(tiny_engine: Engine) -> None:
+    backend = VLLM("vllm", tiny_engine.options)
+    for told in (backend.sleep, backend.wake_up):
+        with pytest.raises(asyncllm.UnsupportedError, match="enable_sleep_mode") as caught:
+            await told(tiny_engine.model)
+        assert caught.value.field == "enable_sleep_mode"
+    await backend.aclose()

@@ -52,6 +52,8 @@ class Core:
         """Sampling that the model's makers recommend."""
         self.is_pooling: bool = config.runner_type == "pooling"
         """Whether it embeds; an engine does either that or writes."""
+        self.can_sleep: bool = config.enable_sleep_mode
+        """Whether it was started so that it can let go of device memory."""
         self.needs_parser: bool = not self.is_pooling and (
             options.tool_call_parser is not None
             or bool(options.engine.get("reasoning_parser"))
@@ -374,6 +376,9 @@ def _make_counters() -> tuple[list[Any], _Counters]:
             pass
 
         def log(self) -> None:
+            pass
+
+        def record_sleep_state(self, *_: Any, **__: Any) -> None:
             pass
 
     return [Counting], counters

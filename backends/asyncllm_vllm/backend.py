@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import secrets
 from array import array
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -129,17 +129,27 @@ class VLLM:
         """Let go of device memory: of the weights (1) and of what they could be had from again (2).
 
         Needs `enable_sleep_mode=True` and a device that can do it. Calls that are under way are given up.
+
+        Raises `UnsupportedError` without that option, `APIError`.
         """
-        engine, core = await self._ready(model)
-        try:
-            await core.sleep(level)
-        except Exception as error:
-            raise _failure(error, engine, b"") from error
+        await self._tell(model, lambda core: core.sleep(level))
 
     async def wake_up(self, model: str) -> None:
-        """Take the memory back."""
-        _, core = await self._ready(model)
-        await core.wake_up()
+        """Take the memory back. Raises as `sleep` does."""
+        await self._tell(model, lambda core: core.wake_up())
+
+    async def _tell(self, model: str, what: Callable[[Core], Awaitable[None]]) -> None:
+        engine, core = await self._ready(model)
+        if not core.can_sleep:
+            raise UnsupportedError(
+                "this engine cannot sleep: options={'enable_sleep_mode': True} makes one that can, on a GPU",
+                backend=self._name,
+                field="enable_sleep_mode",
+            )
+        try:
+            await what(core)
+        except Exception as error:
+            raise _failure(error, engine, b"") from error
 
     async def drain(self, seconds: float) -> bool:
         """Wait until no call of this client is under way, for `seconds` at most; whether that is so."""
