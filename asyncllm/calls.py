@@ -195,6 +195,8 @@ def _sampling(options: CallOptions) -> Sampling:
     try:
         return msgspec.convert(given, Sampling)
     except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, InvalidRequestError):
+            raise error.__cause__ from None
         place = re.search(r"`\$\.(\w+)", str(error))
         field = place[1] if place else "sampling"
         reason = str(error).partition(" - at ")[0]

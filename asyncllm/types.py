@@ -326,6 +326,14 @@ class Sampling(Noun, frozen=True, kw_only=True, omit_defaults=True):
 
     _private = frozenset({"stop"})
 
+    def __post_init__(self) -> None:
+        if self.stop is not UNSET and "" in ((self.stop,) if isinstance(self.stop, str) else self.stop):
+            raise InvalidRequestError("an empty stop text would end every answer before it begins", field="stop")
+        if self.logit_bias is not UNSET:
+            for token in self.logit_bias:
+                if not (token.isascii() and token.isdigit()):
+                    raise InvalidRequestError("logit_bias takes token ids, as in {'504': -100}", field="logit_bias")
+
 
 class SamplingOptions(TypedDict, total=False):
     """The fields of `Sampling` as keyword arguments of a call."""

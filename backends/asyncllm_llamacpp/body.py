@@ -35,13 +35,6 @@ _SEEDS = 0xFFFF_FFFF  # the last 32-bit number means "random"
 def check_supported(request: Request, *, backend: str) -> None:
     """Raise what can be said of a request before its model is loaded: `UnsupportedError`, `InvalidRequestError`."""
     require_supported(request, _SUPPORTED, backend=backend)
-    sampling = request.sampling
-    if "" in ((sampling.stop,) if isinstance(sampling.stop, str) else sampling.stop or ()):
-        raise InvalidRequestError("an empty stop text would end every answer before it begins", field="stop")
-    for token in sampling.logit_bias or ():
-        # llama.cpp reads any other text as a text, and biases its tokens.
-        if not (token.isascii() and token.isdigit()):
-            raise InvalidRequestError("logit_bias takes token ids, as in {'504': -100}", field="logit_bias")
     if request.tool_choice not in (UNSET, "auto", "none"):
         # Where the template is one that llama.cpp has to guess the format of, the model answered in prose all the same.
         raise UnsupportedError(

@@ -58,12 +58,6 @@ _OURS = frozenset({"lora", "priority", "chat_template_kwargs"})
 def check_supported(request: Request, *, backend: str) -> None:
     """Raise `UnsupportedError` or `InvalidRequestError` for what can be said without the engine."""
     require_supported(request, _SUPPORTED, backend=backend)
-    stop = request.sampling.stop
-    if "" in ((stop,) if isinstance(stop, str) else stop or ()):
-        raise InvalidRequestError("an empty stop text would end every answer before it begins", field="stop")
-    for token in request.sampling.logit_bias or ():
-        if not (token.isascii() and token.isdigit()):
-            raise InvalidRequestError("logit_bias takes token ids, as in {'504': -100}", field="logit_bias")
     if request.constraint is not None and request.tools:
         raise UnsupportedError(f"the {backend!r} backend takes tools or a constraint, not both", field="constraint")
 
