@@ -68,6 +68,21 @@ _BY_CODE: dict[str, type[APIStatusError]] = {
     "rate_limit_exceeded": RateLimitError,
     "string_above_max_length": ContextLengthExceededError,
 }
+# What a response of OpenAI's Responses API fails by, where the request is at fault.
+_BY_CODE.update(
+    dict.fromkeys(
+        (
+            "data_residency_mismatch", "empty_image_file", "failed_to_download_image", "image_file_not_found",
+            "image_file_too_large", "image_parse_error", "image_too_large", "image_too_small", "invalid_base64_image",
+            "invalid_image", "invalid_image_format", "invalid_image_mode", "invalid_image_url", "invalid_prompt",
+            "unsupported_image_media_type",
+        ),
+        BadRequestError,
+    )
+)  # fmt: skip
+_BY_CODE.update(
+    dict.fromkeys(("bio_policy", "image_content_policy_violation", "misalignment_policy_violation"), ContentFilterError)
+)
 # These name the request's fault in general: a status that says more wins.
 _VAGUE = {"invalid_request_error", "authentication_error", "permission_error", "not_found_error", "rate_limit_error"}
 

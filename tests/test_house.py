@@ -63,6 +63,7 @@ NEIGHBOURS = {
     ("sse", "errors"),
     ("collect", "events"),
     ("dialect", "backend"),
+    ("dialect", "exchange"),
     ("estimate", "backend"),
     ("exchange", "backend"),
     ("exchange", "rejection"),

@@ -16,16 +16,17 @@ from msgspec import Struct
 
 from asyncllm.errors import ResponseValidationError
 
-__all__ = ["decode", "make_whole"]
+__all__ = ["convert", "decode", "make_whole"]
 
 T = TypeVar("T")
 
 _BODY_LIMIT = 65536
 _BESIDE = {
     "audio_tokens", "bytes", "cached_tokens", "completion_tokens", "completion_tokens_details", "context_tokens",
-    "created", "finish_reason", "id", "index", "logprob", "logprobs", "max_model_len", "model", "object", "owned_by",
+    "cache_write_tokens", "created", "finish_reason", "id", "index", "input_tokens", "input_tokens_details", "logprob",
+    "logprobs", "max_model_len", "model", "object", "output_tokens", "output_tokens_details", "owned_by",
     "prompt_tokens", "prompt_tokens_details", "reasoning", "reasoning_content", "reasoning_tokens", "refusal",
-    "top_logprobs", "usage",
+    "sequence_number", "status", "top_logprobs", "usage",
 }  # fmt: skip
 
 
@@ -48,6 +49,17 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T], what: str, *, halves_i
             raise ResponseValidationError(
                 f"{what} of {len(body)} bytes cannot be read: {reason}", body=body[:_BODY_LIMIT]
             ) from None
+
+
+def convert(document: dict[str, Any], kind: type[T], what: str) -> T:
+    """A part of a document that is decoded already, read as leniently. Raises `ResponseValidationError`."""
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError:
+        try:
+            return msgspec.convert(_fitted(document, kind), kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise ResponseValidationError(f"{what} cannot be read: {error}") from None
 
 
 def make_whole(text: str) -> str:

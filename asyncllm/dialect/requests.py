@@ -32,7 +32,16 @@ from asyncllm.types import (
     ToolCall,
 )
 
-__all__ = ["Flavor", "message_from_dict", "tool_from_dict", "write_chat", "write_completion", "write_embeddings"]
+__all__ = [
+    "Flavor",
+    "encode",
+    "message_from_dict",
+    "only_set",
+    "tool_from_dict",
+    "write_chat",
+    "write_completion",
+    "write_embeddings",
+]
 
 _NO_SAMPLING = Sampling()
 _encoder = msgspec.json.Encoder()
@@ -81,7 +90,7 @@ def write_embeddings(request: EmbedRequest) -> bytes:
     body: dict[str, Any] = {"model": request.model, "input": request.texts, "encoding_format": "base64"}
     if request.dimensions is not UNSET:
         body["dimensions"] = request.dimensions
-    return _encode(body | request.extra)
+    return encode(body | request.extra)
 
 
 def _finish(body: dict[str, Any], request: Request, flavor: Flavor) -> bytes:
@@ -101,7 +110,7 @@ def _finish(body: dict[str, Any], request: Request, flavor: Flavor) -> bytes:
             body["stream_options"] = {"include_usage": True}
     if request.extra:
         body |= request.extra
-    return _encode(body)
+    return encode(body)
 
 
 def _message(message: Message, flavor: Flavor) -> dict[str, Any]:
@@ -132,17 +141,17 @@ def _part(part: ContentPart) -> dict[str, Any]:
         case TextPart(text=text):
             return {"type": "text", "text": text}
         case ImagePart(detail=detail):
-            return {"type": "image_url", "image_url": _set(url=part.as_url, detail=detail)}
+            return {"type": "image_url", "image_url": only_set(url=part.as_url, detail=detail)}
         case AudioPart(data=data, format=format_):
             return {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": format_}}
         case FilePart(file_id=str(file_id)):
             return {"type": "file", "file": {"file_id": file_id}}
         case FilePart(filename=filename):
-            return {"type": "file", "file": _set(file_data=part.as_url, filename=filename)}
+            return {"type": "file", "file": only_set(file_data=part.as_url, filename=filename)}
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    function = _set(name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict)
+    function = only_set(name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict)
     return {"type": "function", "function": function}
 
 
@@ -150,7 +159,7 @@ def _constraint(constraint: Constraint) -> dict[str, Any]:
     """The constraint as body fields. OpenAI's API has only the schema; the rest are llama.cpp's and vLLM's names."""
     match constraint:
         case JsonSchema(schema=schema, name=name, strict=strict):
-            form = _set(name=name, schema=schema, strict=strict)
+            form = only_set(name=name, schema=schema, strict=strict)
             return {"response_format": {"type": "json_schema", "json_schema": form}}
         case Grammar(grammar=grammar):
             return {"grammar": grammar}
@@ -160,7 +169,8 @@ def _constraint(constraint: Constraint) -> dict[str, Any]:
             return {"structured_outputs": {"choice": list(options)}}
 
 
-def _encode(body: dict[str, Any]) -> bytes:
+def encode(body: dict[str, Any]) -> bytes:
+    """`body` as JSON. Raises `InvalidRequestError` for what has none."""
     try:
         return _encoder.encode(body)
     except UnicodeEncodeError:
@@ -173,7 +183,8 @@ def _encode(body: dict[str, Any]) -> bytes:
         raise InvalidRequestError(f"an option is not JSON: {error}", field="extra") from None
 
 
-def _set(**fields: Any) -> dict[str, Any]:
+def only_set(**fields: Any) -> dict[str, Any]:
+    """The fields that are not `UNSET`."""
     return {name: value for name, value in fields.items() if value is not UNSET}
 
 

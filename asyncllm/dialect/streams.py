@@ -23,7 +23,7 @@ from asyncllm.ndjson import NDJSONDecoder
 from asyncllm.rejection import broken_off
 from asyncllm.sse import ServerSentEvent, SSEDecoder
 
-__all__ = ["ReplyStream"]
+__all__ = ["ReplyStream", "is_keep_alive"]
 
 # The first chunk says who answers; the ones after it repeat that, and are decoded without.
 _first = msgspec.json.Decoder(WireReply)
@@ -172,7 +172,7 @@ class ReplyStream:
                 raise self._interrupted("with [DONE] and without any choice")
             self._end(events)
             return None
-        if frame.type in _KEEP_ALIVE_TYPES or _KEEP_ALIVE.match(data):
+        if is_keep_alive(frame):
             return None
         try:
             chunk = decode(data, _first, "a chunk", halves_in=PIECES)
@@ -195,6 +195,11 @@ class ReplyStream:
         if self._totals is None:
             events += self._halves.rest()
         events.extend(finished(index, reason) for index, reason in self._finish.items())
+
+
+def is_keep_alive(frame: ServerSentEvent) -> bool:
+    """Whether an event that is no document says no more than that the server is there."""
+    return frame.type in _KEEP_ALIVE_TYPES or _KEEP_ALIVE.match(frame.data) is not None
 
 
 def _decode_slowly(_: bytes) -> WireChunk:

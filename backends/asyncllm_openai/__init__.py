@@ -22,6 +22,10 @@ def connect(config: Config, context: Context, /) -> Backend:
     Options: `headers`, `include_usage`, `max_tokens_field`, `organization`, `project`; for servers that stream in ways
     of their own, `delta_mode="cumulative"` where every chunk holds all of the answer so far, and `on_bad_event="skip"`
     to go on without a chunk that cannot be read (a `Skipped` event; `Response.skipped` counts them) instead of raising.
+
+    `api="responses"` speaks OpenAI's Responses API (`POST /responses`) in place of chat completions. Nothing is stored
+    unless a call says `extra={"store": True}`; text completions, and options that this API lacks, are refused by name.
+    With it, the options of chats are none: `delta_mode`, `include_usage`, `max_tokens_field`.
     """
     return OpenAI(config, context)
 

@@ -16,9 +16,11 @@ from asyncllm.dialect import (
     write_completion,
     write_embeddings,
 )
+from asyncllm.dialect.responses import SUPPORTED as RESPONSES
+from asyncllm.dialect.responses import ResponseStream, read_response, write_response
 from asyncllm.errors import ConfigError
 from asyncllm.events import Event
-from asyncllm.exchange import EVENT_STREAM, Exchange
+from asyncllm.exchange import EVENT_STREAM, Exchange, StreamDecoder
 from asyncllm.types import Embeddings, ModelInfo, Request, Timeouts
 
 __all__ = ["OpenAI"]
@@ -34,6 +36,8 @@ _OPENAI = frozenset(
 _COMPATIBLE = _OPENAI | {
     "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "include_stop_str_in_output", "stop_token_ids"
 }  # fmt: skip
+_OPTIONS = ("api", "headers", "on_bad_event", "organization", "project")
+_CHAT_OPTIONS = ("delta_mode", "include_usage", "max_tokens_field")  # of chats and completions alone
 _LINES = frozenset(
     f"application/{name}" for name in ("jsonl", "jsonlines", "ndjson", "stream+json", "x-jsonlines", "x-ndjson")
 )
@@ -43,9 +47,8 @@ class OpenAI:
     """One server at one address."""
 
     def __init__(self, config: Config, context: Context) -> None:
-        config.check_options(
-            "delta_mode", "headers", "include_usage", "max_tokens_field", "on_bad_event", "organization", "project"
-        )
+        self._responses = _choice(config, "api", "chat", "responses")
+        config.check_options(*_OPTIONS, *(() if self._responses else _CHAT_OPTIONS))
         self._name = config.backend
         self._transport = context.transport
         self._url = config.url(context.env, "OPENAI_BASE_URL", f"https://{_HOST}/v1")
@@ -61,12 +64,14 @@ class OpenAI:
         )
         self._cumulative = _choice(config, "delta_mode", "incremental", "cumulative")
         self._skip_bad = _choice(config, "on_bad_event", "raise", "skip")
-        self._supported = _OPENAI if self._own else _COMPATIBLE
+        self._supported = RESPONSES if self._responses else _OPENAI if self._own else _COMPATIBLE
 
     def open(self, request: Request, /) -> Exchange:
         """Start one chat or completion; see `asyncllm.backend.Backend`."""
         require_supported(request, self._supported, backend=self._name)
-        if request.is_chat:
+        if self._responses:
+            path, body = "/responses", write_response(request)
+        elif request.is_chat:
             path, body = "/chat/completions", write_chat(request, self._flavor)
         else:
             path, body = "/completions", write_completion(request, self._flavor)
@@ -80,7 +85,7 @@ class OpenAI:
             stream=request.stream,
             timeouts=request.timeouts,
         )
-        return Exchange(self._transport, call, whole=_read, stream=self._decoder)
+        return Exchange(self._transport, call, whole=self._read, stream=self._decoder)
 
     async def embed(self, request: EmbedRequest, /) -> Embeddings:
         """Embed texts in one call; see `asyncllm.backend.Embedder`."""
@@ -102,7 +107,14 @@ class OpenAI:
     async def aclose(self) -> None:
         """Nothing is held here: connections belong to the transport."""
 
-    def _decoder(self, call: HttpCall, _: HttpReply, kind: str) -> ReplyStream | None:
+    def _read(self, call: HttpCall, _: HttpReply, body: bytes) -> list[Event]:
+        read = read_response if self._responses else read_reply
+        return read(body, sent=call.body, secrets=call.secrets)
+
+    def _decoder(self, call: HttpCall, _: HttpReply, kind: str) -> StreamDecoder | None:
+        if self._responses:
+            decoder = ResponseStream(sent=call.body, secrets=call.secrets, skip_bad=self._skip_bad)
+            return decoder if kind in (EVENT_STREAM, "") else None
         lines = kind in _LINES
         if not lines and kind not in (EVENT_STREAM, ""):
             return None
@@ -115,10 +127,6 @@ class OpenAI:
 
 
 _PROBE = Timeouts(connect_s=5, byte_idle_s=10)
-
-
-def _read(call: HttpCall, _: HttpReply, body: bytes) -> list[Event]:
-    return read_reply(body, sent=call.body, secrets=call.secrets)
 
 
 def _choice(config: Config, name: str, usual: str, other: str) -> bool:
