@@ -100,6 +100,7 @@ from asyncllm.types import (
 )
 
 if TYPE_CHECKING:
+    from asyncllm import instances as instances
     from asyncllm import sync as sync
     from asyncllm.backend import Secret
     from asyncllm.budgets import Budget, budget
@@ -214,6 +215,7 @@ __all__ = [
     "UsageReport",
     "WrongLoopError",
     "budget",
+    "instances",
     "sync",
 ]
 
@@ -240,8 +242,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "sync":
-        return import_module("asyncllm.sync")
+    if name in ("instances", "sync"):
+        return import_module(f"asyncllm.{name}")
     if name in _LAZY:
         value = globals()[name] = getattr(import_module(_LAZY[name]), name)
         return value

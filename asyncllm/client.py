@@ -43,7 +43,7 @@ from asyncllm.trail import Kind, Trail
 from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Request, Response, Timeouts
 from asyncllm.watchdog import Watchdog
 
-__all__ = ["Client"]
+__all__ = ["Client", "finish"]
 
 T = TypeVar("T")
 
@@ -257,8 +257,7 @@ class Client:
             return
         self._bind()
         self._closed = True
-        with anyio.CancelScope(shield=True):
-            await _finish(asyncio.create_task(self._routes.aclose()), _CLOSE_S)
+        await finish(asyncio.create_task(self._routes.aclose()), _CLOSE_S)
 
     async def __aenter__(self) -> Self:
         self._bind()
@@ -328,8 +327,13 @@ def _settings(config: Settings | str | Path | None, env: Mapping[str, str]) -> S
     return load_settings(find_settings(env) if config is None else Path(config))
 
 
-async def _finish(task: asyncio.Task[None], seconds: float) -> None:
+async def finish(task: asyncio.Task[None], seconds: float) -> None:
     """Wait until `task` is done, cancelled or not, but no longer than `seconds`."""
+    with anyio.CancelScope(shield=True):
+        await _finish(task, seconds)
+
+
+async def _finish(task: asyncio.Task[None], seconds: float) -> None:
     loop = asyncio.get_running_loop()
     due = loop.time() + seconds
     cancelled: asyncio.CancelledError | None = None
