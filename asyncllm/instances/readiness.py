@@ -27,18 +27,20 @@ async def wait_until_ready(
     loop = asyncio.get_running_loop()
     was_there = False
     gone = 0
+    last: Exception | None = None
     while True:
         try:
             async with asyncio.timeout_at(min(until, loop.time() + _PROBE_S)):
                 await _look(instance, transport)
             return
-        except TimeoutError as error:
-            last: Exception = error
         except APIError as error:
             last = error
-        was_there = was_there or isinstance(last, APIStatusError)
-        is_gone = isinstance(last, APIConnectionError) and not isinstance(last, APITimeoutError)
-        gone = gone + 1 if was_there and is_gone else 0
+            was_there = was_there or isinstance(error, APIStatusError)
+            is_gone = isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError)
+            gone = gone + 1 if was_there and is_gone else 0
+        except TimeoutError as error:
+            last = last or error  # what was said before is worth more than a look that was cut short
+            gone = 0
         if gone >= _GONE:
             raise InstanceExitedError(
                 f"the instance {instance.id} had answered and is gone: its process has ended", model=instance.model

@@ -79,8 +79,8 @@ def write_start(
     }
     try:
         return msgspec.json.encode(body)
-    except TypeError as error:
-        raise InvalidRequestError(f"extra is not JSON: {error}", field="extra") from None
+    except (TypeError, ValueError):
+        raise InvalidRequestError("extra holds something that is not JSON", field="extra") from None
 
 
 def write_stop(instance_id: str) -> bytes:

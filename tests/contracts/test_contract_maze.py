@@ -80,6 +80,7 @@ async def test_row_001_the_options_of_late_servers_are_sent_where_they_are_given
         {"gpu_memory_utilization": 1.5},
         {"max_model_len": 0},
         {"timeout_s": 0},
+        {"extra": {"own": object()}},
     ],
 )
 async def test_row_001_what_cannot_be_right_is_refused_by_name(options: dict[str, Any]) -> None:

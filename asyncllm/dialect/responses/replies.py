@@ -7,7 +7,7 @@ images) stays in `Response.raw`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
@@ -32,8 +32,6 @@ from asyncllm.rejection import broken_off, embedded_error
 from asyncllm.types import FinishReason, ReasoningBlock, Usage
 
 __all__ = ["read_response"]
-
-S = TypeVar("S", bound=Struct)
 
 _INCOMPLETE: dict[str, FinishReason] = {"max_output_tokens": "length", "content_filter": "content_filter"}
 _ENDED = ("completed", "incomplete")
