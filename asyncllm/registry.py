@@ -6,13 +6,15 @@ about nothing else.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from asyncllm.errors import AsyncLLMError, PluginError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from importlib.metadata import EntryPoint
 
     from asyncllm.backend import Connect
@@ -60,6 +62,16 @@ class Registry:
         if connect is None:
             connect = self._loaded[name] = self._import(name)
         return connect
+
+    def beside(self, name: str, function: str) -> Callable[..., Any] | None:
+        """A function that stands beside a backend's `connect`, such as `about`, where there is one.
+
+        Raises `PluginError` as `load` does.
+        """
+        self.load(name)
+        (point,) = self._found()[name]
+        found = getattr(sys.modules.get(point.module), function, None)
+        return found if callable(found) else None
 
     def _import(self, name: str) -> Connect:
         points = self._found().get(name, [])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import msgspec
 import pytest
 
@@ -24,10 +22,9 @@ LOCAL = {"llamacpp", "vllm"}
 
 
 def about(name: str) -> About:
-    registry = Registry()
-    registry.load(name)
-    plugin = next(one for one in registry.plugins() if one.name == name)
-    told: About = sys.modules[plugin.target.partition(":")[0]].about(name)
+    tell = Registry().beside(name, "about")
+    assert tell is not None
+    told: About = tell(name)
     return told
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from asyncllm.cli.backends import markdown
+from asyncllm.registry import Registry
+
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
 
@@ -103,3 +106,9 @@ def test_the_configuration_file_is_read_as_shown(tmp_path: Path) -> None:
     path.write_text(block("toml", "[deployments.eu]"))
 
     assert load_settings(path).expand("fast") == ["eu", "openai:gpt-4.1"]
+
+
+def test_the_table_of_backends_is_what_they_tell_of_themselves() -> None:
+    (table,) = re.findall(r"<!-- backends -->\n(.*?)\n<!-- /backends -->", README, re.DOTALL)
+
+    assert table.splitlines() == markdown(Registry())

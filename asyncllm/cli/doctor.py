@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +17,15 @@ import asyncllm
 from asyncllm.cli.models import list_all
 from asyncllm.cli.output import print_json, print_table, say
 from asyncllm.cli.parser import DEFAULT_MODEL
-from asyncllm.cli.remedies import key_remedy, missing_packages, model_package, pip
+from asyncllm.cli.remedies import (
+    SET_VARIABLE,
+    key_remedy,
+    missing_packages,
+    model_package,
+    pip,
+    read_variables,
+    variable_of,
+)
 from asyncllm.cli.status import FAILED, OK
 from asyncllm.client import Client
 from asyncllm.config import Settings, find_settings, load_settings
@@ -32,10 +39,6 @@ _PATIENCE = Timeouts(connect_s=3, total_s=5)
 _PACKAGES = ("aiohttp", "anyio", "msgspec")
 _NO_MODEL = "echo"
 """The backend that repeats the prompt: its being ready does not mean that anything can answer."""
-_VARIABLES = (
-    "AIXPLAIN_API_KEY", "ANTHROPIC_API_KEY", "AZURE_OPENAI_API_KEY", "HF_TOKEN", "OPENAI_API_KEY", "OPENAI_BASE_URL",
-    "SCALEWAY_API_KEY", "SCALE_API_KEY", "TEAM_API_KEY",
-)  # fmt: skip
 
 
 class Finding(Struct, frozen=True, kw_only=True):
@@ -84,9 +87,10 @@ def _examine() -> Diagnosis:
         settings = load_settings(path)
     except ConfigError as error:
         config_error = str(error)
-    backends = _findings(settings)
+    registry = Registry()
+    backends = _findings(registry, settings)
     places = [*settings.backends.values(), *settings.deployments.values()]
-    variables = {*_VARIABLES, *(place.api_key_env for place in places if place.api_key_env)}
+    variables = {*_variables(registry), *(place.api_key_env for place in places if place.api_key_env)}
     return Diagnosis(
         versions={"python": platform.python_version(), "asyncllm": asyncllm.__version__}
         | {package: _version(package) or "not installed" for package in _PACKAGES},
@@ -98,16 +102,28 @@ def _examine() -> Diagnosis:
     )
 
 
-def _findings(settings: Settings) -> list[Finding]:
-    plugins = {plugin.name: plugin for plugin in Registry().plugins()}
+def _variables(registry: Registry) -> set[str]:
+    """What the installed backends read of the environment."""
+    return {variable for name in registry.names() for variable in read_variables(registry, name)}
+
+
+def _findings(registry: Registry, settings: Settings) -> list[Finding]:
+    plugins = {plugin.name: plugin for plugin in registry.plugins()}
     names = list(dict.fromkeys([*plugins, *settings.deployments]))
     client = Client(config=settings, retry=None, timeouts=_PATIENCE)
     results = asyncio.run(list_all(client, names))
-    return [_finding(name, plugins.get(name), result, settings) for name, result in zip(names, results, strict=True)]
+    return [
+        _finding(registry, name, plugins.get(name), result, settings)
+        for name, result in zip(names, results, strict=True)
+    ]
 
 
 def _finding(
-    name: str, plugin: Plugin | None, result: Sequence[ModelInfo] | AsyncLLMError, settings: Settings
+    registry: Registry,
+    name: str,
+    plugin: Plugin | None,
+    result: Sequence[ModelInfo] | AsyncLLMError,
+    settings: Settings,
 ) -> Finding:
     """What a backend's answer, or its error, says about it."""
     distribution = plugin.distribution if plugin else None
@@ -121,23 +137,17 @@ def _finding(
     elif isinstance(result, PluginError):
         state, detail = "broken", str(result)
     elif isinstance(result, ConfigError):
-        state, detail, fix = "missing", str(result), key_remedy(name, result, settings)
+        state, detail, fix = "missing", str(result), key_remedy(registry, name, result, settings)
     elif isinstance(result, APIError):
         state, detail = "unreachable", str(result)
     elif isinstance(result, AsyncLLMError):
         state, detail = "broken", str(result)
     else:
         state, detail = "ready", _models(result)
-    if plugin is not None and state == "ready":
-        detail = _own_words(plugin) or detail
+    describe = registry.beside(name, "describe") if plugin is not None and state == "ready" else None
+    if describe is not None:
+        detail = str(describe())
     return Finding(name=name, state=state, detail=detail, fix=fix, distribution=distribution)
-
-
-def _own_words(plugin: Plugin) -> str | None:
-    """What the module of a backend says of what it runs on, where it has a `describe`."""
-    module = sys.modules.get(plugin.target.partition(":")[0])
-    describe = getattr(module, "describe", None)
-    return str(describe()) if callable(describe) else None
 
 
 def _models(models: Sequence[ModelInfo]) -> str:
@@ -184,10 +194,15 @@ def _print(diagnosis: Diagnosis) -> None:
         ]
     )
     say("")
-    print_table((one.state, one.name, one.distribution or "deployment", one.detail) for one in diagnosis.backends)
+    keyless = [one for one in diagnosis.backends if one.fix and one.fix.startswith(SET_VARIABLE)]
+    shown = [one for one in diagnosis.backends if one not in keyless]
+    print_table((one.state, one.name, one.distribution or "deployment", one.detail) for one in shown)
+    if keyless:
+        say("")
+        say(f"without a key: {', '.join(f'{one.name} ({variable_of(one.fix)})' for one in keyless)}")
     say("")
     model = diagnosis.default_model
     say(f"asyncllm chat asks {model.name} ({model.detail}): {model.state}")
-    for one in [*diagnosis.backends, model]:
+    for one in [*shown, model]:
         if one.fix and not (one is model and one.fix in {other.fix for other in diagnosis.backends}):
             say(f"to add {one.name}: {one.fix}")

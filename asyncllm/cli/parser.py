@@ -80,9 +80,17 @@ the argument comes first, then an empty line, then what was piped.""",
 
 def _add_backends(add: _AddParser) -> None:
     parser = _add(
-        add, "backends", "backends", "list what is installed", "List the installed backends; none is imported."
+        add,
+        "backends",
+        "backends",
+        "list what is installed",
+        "List the installed backends; none is imported, except for the table.",
     )
-    _add_json(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--table", action="store_true", help="as a table in Markdown: what each talks to, reads and offers"
+    )
+    form.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_models(add: _AddParser) -> None:

