@@ -257,8 +257,11 @@ class JsonSchema(Noun, frozen=True):
     name: str = "answer"
     strict: bool | UnsetType = UNSET
     """OpenAI's strict mode, which accepts a subset of JSON schema and then guarantees it."""
+    instruction: str | UnsetType = UNSET
+    """What asks for the same in words. A backend that cannot hold an answer to a schema is sent this in the system text
+    of a chat, in place of the constraint; where it is unset, such a backend refuses the call."""
 
-    _private = frozenset({"schema"})
+    _private = frozenset({"schema", "instruction"})
 
 
 class Regex(Noun, frozen=True):

@@ -4,7 +4,8 @@ A layer takes an `Open` and gives an `Open`: the request goes down unchanged, th
 happened on the way is written on the call's `Trail`. From the outside in:
 
     observe > total_timeout > fallback                          once a call
-      > cached > hedge > retry > limits > gate > deadlines      once a place, built when its backend is connected
+      > instructed > cached > hedge                           once a place, built when its backend is connected
+      > retry > limits > gate > deadlines
         > backend
 
 A layer that does not read events does not wrap them, and nothing below calls up.
