@@ -563,7 +563,8 @@ class Response(Noun, frozen=True, kw_only=True):
     queue_s: float = 0
     """Seconds that the call waited for a slot of the client's own `Limits`."""
     failures: tuple[Failure, ...] = ()
-    """Attempts that failed before the one that answered, oldest first."""
+    """Attempts that failed before the one that answered, oldest first; answers that were not of the `output_type` and
+    were asked for again are among them."""
     cached: bool = False
     """Whether a cache of the client answered, and no model."""
     parsed: Any = None

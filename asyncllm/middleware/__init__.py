@@ -1,7 +1,7 @@
 """The layers between a client and its backends, one file a layer.
 
-A layer takes an `Open` and gives an `Open`: the request goes down unchanged, the events come up by reference, and what
-happened on the way is written on the call's `Trail`. From the outside in:
+A layer takes an `Open` and gives an `Open`: the request goes down unchanged (except through `instructed`), the events
+come up by reference, and what happened on the way is written on the call's `Trail`. From the outside in:
 
     observe > total_timeout > fallback                          once a call
       > instructed > cached > hedge                           once a place, built when its backend is connected
