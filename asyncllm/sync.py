@@ -280,7 +280,8 @@ class Stream:
             while (value := self._runner.run(lambda: _next(values, _END))) is not _END:
                 yield value
         finally:
-            self._runner.run(values.aclose)
+            if not self._runner.closed:
+                self._runner.run(values.aclose)
 
 
 class ToolStream:

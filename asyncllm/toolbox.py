@@ -109,7 +109,7 @@ class Toolbox:
             content = _content(value)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
-            if self._raises or (task is not None and task.cancelling()):
+            if task is not None and task.cancelling():
                 raise
             return _failed(call, number, _told(error), time() - started)  # its own: nobody has cancelled the run
         except Exception as error:

@@ -41,7 +41,7 @@ class ToolOptions(CallOptions, total=False):
     the default; `raise` `MaxRoundsExceededError`; or `answer`, which asks for the last answer without tools."""
     max_tokens_total: int
     """Once the rounds have taken as many tokens, input and output as the backend reports them, the model is asked a
-    last time, for an answer without tools."""
+    last time, for an answer without tools. Of a backend that reports none, no tokens are counted."""
     max_concurrency: int
     """Tools that run at once, 8 unless said."""
     on_tool_error: OnToolError

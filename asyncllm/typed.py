@@ -95,7 +95,7 @@ class Output:
             is_json = isinstance(error, msgspec.ValidationError)
             reason = f": {_unquoted(str(error))}" if is_json else " (it is not whole JSON)"
             raise ResponseValidationError(
-                f"the answer is not a {self._name}{reason}; finish_reason is {response.finish_reason}",
+                f"the answer is not of the type {self._told}{reason}; finish_reason is {response.finish_reason}",
                 field="output_type",
                 partial=response,
                 maybe_billed=True,
@@ -125,6 +125,10 @@ class Output:
         except msgspec.ValidationError:
             pass  # some answer with the value alone, which was what was meant
         return msgspec.json.decode(text, type=self._kind)
+
+    @property
+    def _told(self) -> str:
+        return self._kind.__name__ if isinstance(self._kind, type) else str(self._kind).replace("typing.", "")[:100]
 
     @property
     def _name(self) -> str:

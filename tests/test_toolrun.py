@@ -319,6 +319,15 @@ async def test_a_call_that_failed_inside_a_tool_is_the_tools_error(error: BaseEx
     assert told(backend)[0].startswith(f"Error: {type(error).__name__}")
 
 
+async def test_a_tool_that_cancels_itself_alone_is_reported_even_where_errors_are_raised() -> None:
+    backend = ScriptedBackend([wants(("act", {})), says()])
+
+    async with Client(backend=backend) as client:
+        await client.run_tools("hi", tools=[raising(asyncio.CancelledError())], on_tool_error="raise")
+
+    assert told(backend) == ["Error: CancelledError"]
+
+
 async def test_a_cancelled_run_cancels_its_tools() -> None:
     began, stopped = asyncio.Event(), asyncio.Event()
 
