@@ -1,7 +1,8 @@
 """An answer that is not of the type that was asked for is shown to its model again, with what is wrong with it.
 
 Every round is a call of its own for limits, budgets and hooks; the caller gets one response that says what all of them
-took. Only an answer that came to its own end is asked for again: one that was cut off at `max_tokens` would be again.
+took. Only an answer that came to its own end is asked for again: one that was cut off at `max_tokens` would be cut off
+again.
 """
 
 from __future__ import annotations

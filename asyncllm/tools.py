@@ -20,7 +20,7 @@ from msgspec import UNSET, UnsetType
 
 from asyncllm.errors import InvalidRequestError
 from asyncllm.schemas import schema_of, strict_form
-from asyncllm.types import Tool
+from asyncllm.types import Noun, Tool
 
 __all__ = ["FinalResult", "FunctionTool"]
 
@@ -29,10 +29,12 @@ _SECTION = re.compile(r"(?:Args|Arguments|Parameters):\s*")
 _ENTRY = re.compile(r"(\s+)\**(\w+)\s*(?:\([^)]*\))?:\s*(.*)")
 
 
-class FinalResult(msgspec.Struct, frozen=True):
+class FinalResult(Noun, frozen=True):
     """What a tool returns to end the run with: the model is not asked again."""
 
     value: Any
+
+    _private = frozenset({"value"})
 
 
 class FunctionTool(Tool, frozen=True, kw_only=True):
