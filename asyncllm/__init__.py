@@ -33,6 +33,7 @@ from asyncllm.errors import (
     InternalServerError,
     InvalidRequestError,
     JobFailedError,
+    MaxRoundsExceededError,
     NotFoundError,
     OverloadedError,
     PermissionDeniedError,
@@ -114,6 +115,10 @@ if TYPE_CHECKING:
     from asyncllm.middleware.limits import Limiter
     from asyncllm.middleware.retry import Retry
     from asyncllm.stream import Stream, TextStream
+    from asyncllm.toolbox import ToolResult
+    from asyncllm.toolrun import ToolRun
+    from asyncllm.tools import FinalResult, FunctionTool
+    from asyncllm.toolstream import ToolEnded, ToolEvent, ToolStarted, ToolStream
     from asyncllm.trail import Trail
 
 __all__ = [
@@ -147,9 +152,11 @@ __all__ = [
     "Events",
     "Failure",
     "FilePart",
+    "FinalResult",
     "FinishReason",
     "Finished",
     "FirstEventTimeoutError",
+    "FunctionTool",
     "Grammar",
     "Hedge",
     "Hook",
@@ -162,6 +169,7 @@ __all__ = [
     "Limits",
     "LogCalls",
     "LogprobsDelta",
+    "MaxRoundsExceededError",
     "MemoryCache",
     "Message",
     "ModelInfo",
@@ -207,6 +215,12 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "ToolChoice",
+    "ToolEnded",
+    "ToolEvent",
+    "ToolResult",
+    "ToolRun",
+    "ToolStarted",
+    "ToolStream",
     "TotalTimeoutError",
     "Trail",
     "UnprocessableEntityError",
@@ -225,6 +239,8 @@ _LAZY = {
     "Budget": "asyncllm.budgets",
     "Client": "asyncllm.client",
     "DiskCache": "asyncllm.cache",
+    "FinalResult": "asyncllm.tools",
+    "FunctionTool": "asyncllm.tools",
     "Hedge": "asyncllm.middleware.hedge",
     "Hook": "asyncllm.hooks",
     "Limiter": "asyncllm.middleware.limits",
@@ -236,6 +252,12 @@ _LAZY = {
     "Settings": "asyncllm.config",
     "Stream": "asyncllm.stream",
     "TextStream": "asyncllm.stream",
+    "ToolEnded": "asyncllm.toolstream",
+    "ToolEvent": "asyncllm.toolstream",
+    "ToolResult": "asyncllm.toolbox",
+    "ToolRun": "asyncllm.toolrun",
+    "ToolStarted": "asyncllm.toolstream",
+    "ToolStream": "asyncllm.toolstream",
     "Trail": "asyncllm.trail",
     "budget": "asyncllm.budgets",
 }

@@ -12,13 +12,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from asyncllm.dialect import message_from_dict, tool_from_dict
-from asyncllm.errors import InvalidRequestError, ResponseValidationError
+from asyncllm.errors import InvalidRequestError
+from asyncllm.tools import FunctionTool
+from asyncllm.typed import Output
 from asyncllm.types import (
     Constraint,
-    JsonSchema,
     Message,
     Request,
-    Response,
     Sampling,
     SamplingOptions,
     Timeouts,
@@ -26,7 +26,16 @@ from asyncllm.types import (
     ToolChoice,
 )
 
-__all__ = ["CallOptions", "Model", "Prompt", "chat_request", "completion_request", "parser"]
+__all__ = [
+    "CallOptions",
+    "Model",
+    "Prompt",
+    "as_tools",
+    "chat_request",
+    "completion_request",
+    "output_of",
+    "repairs_of",
+]
 
 T = TypeVar("T")
 
@@ -44,15 +53,20 @@ class CallOptions(SamplingOptions, total=False):
     """Where to send the call, over the client's default."""
     system: str
     """Instructions put before the conversation."""
-    tools: Sequence[Tool | Mapping[str, Any]]
-    """Functions that the model may ask for: `Tool`, or dicts in OpenAI's form."""
+    tools: Sequence[Tool | Mapping[str, Any] | Callable[..., Any]]
+    """Functions that the model may ask for: Python functions, `Tool`, or dicts in OpenAI's form. A chat tells the model
+    of them and calls none; see `run_tools`."""
     tool_choice: ToolChoice
     parallel_tool_calls: bool
     constraint: Constraint
     """What the answer must be; one at a time, and not beside `output_type`."""
     output_type: Any
-    """A type that msgspec can decode, such as a `msgspec.Struct`: constrains the answer to its schema, and fills
-    `Response.parsed`."""
+    """A type that msgspec can decode, such as a `msgspec.Struct`, a dataclass, a `TypedDict` or a union: constrains the
+    answer to its schema, and fills `Response.parsed`. A backend that cannot be held to a schema is asked in words. With
+    `n` above one, the first answer is parsed."""
+    repairs: int
+    """How often, at the most, a chat whose answer is not of the `output_type` shows the model its answer with the error
+    and asks again: 1 unless said, 0 never. Usage and cost of all rounds are added up."""
     sampling: Sampling
     """Sampling options as one object; single options given beside it win."""
     timeouts: Timeouts
@@ -65,24 +79,21 @@ class CallOptions(SamplingOptions, total=False):
 
 _SAMPLING = frozenset(Sampling.__struct_fields__)
 _OPTIONS = CallOptions.__required_keys__ | CallOptions.__optional_keys__
-_CHAT_ONLY = ("system", "tools", "tool_choice", "parallel_tool_calls")
+_CHAT_ONLY = ("system", "tools", "tool_choice", "parallel_tool_calls", "repairs")
 _NO_SAMPLING = Sampling()
+_REPAIRS = 1
+"""One more try mends a slip and at the most doubles what a call costs; a type that a model cannot keep to is better
+seen than paid for again and again."""
 
 
 def chat_request(prompt: Prompt, options: CallOptions, *, stream: bool, timeouts: Timeouts) -> Request:
     """The request of a chat, its model left empty. Raises `InvalidRequestError`."""
     _check_names(options)
-    messages = _messages(prompt)
-    system = options.get("system")
-    if system is not None:
-        if not isinstance(system, str) or not system:
-            raise InvalidRequestError("system is a text that is not empty", field="system")
-        messages = (Message("system", system), *messages)
     return Request(
         model="",
-        messages=messages,
+        messages=_with_system(_messages(prompt), options.get("system")),
         sampling=_sampling(options),
-        tools=_tools(options),
+        tools=tuple(tool.plain() if isinstance(tool, FunctionTool) else tool for tool in as_tools(options)),
         tool_choice=_checked(options, "tool_choice", str),
         parallel_tool_calls=_checked(options, "parallel_tool_calls", bool),
         constraint=_constraint(options),
@@ -113,27 +124,25 @@ def completion_request(
     )
 
 
-def parser(options: CallOptions) -> Callable[[Response], Response] | None:
-    """What fills `Response.parsed` by the call's `output_type`, if it has one."""
+def output_of(options: CallOptions) -> Output | None:
+    """What the call's `output_type` asks for, if it has one."""
+    return Output(options["output_type"]) if "output_type" in options else None
+
+
+def repairs_of(options: CallOptions, *, stream: bool) -> int:
+    """How often the answer may be asked for again. Raises `InvalidRequestError`."""
+    if "repairs" not in options:
+        return _REPAIRS
+    repairs = options["repairs"]
+    if type(repairs) is not int or repairs < 0:
+        raise InvalidRequestError("repairs is a whole number from 0 up", field="repairs")
     if "output_type" not in options:
-        return None
-    kind = options["output_type"]
-
-    def parse(response: Response) -> Response:
-        if not response.text:  # tool calls, or a refusal
-            return response
-        try:
-            return msgspec.structs.replace(response, parsed=msgspec.json.decode(response.text, type=kind))
-        except msgspec.DecodeError as error:
-            # A validation error names the place; any other may quote the answer.
-            reason = f": {error}" if isinstance(error, msgspec.ValidationError) else " (it is not whole JSON)"
-            raise ResponseValidationError(
-                f"the answer is not a {_name(kind)}{reason}; finish_reason is {response.finish_reason}",
-                partial=response,
-                maybe_billed=True,
-            ) from None
-
-    return parse
+        raise InvalidRequestError("repairs are of an answer that has an output_type; give one", field="repairs")
+    if stream and repairs:
+        raise InvalidRequestError(
+            "a stream is not repaired: its pieces have been read by then; use chat, or repairs=0", field="repairs"
+        )
+    return repairs
 
 
 def _check_names(options: CallOptions) -> None:
@@ -161,6 +170,14 @@ def _messages(prompt: Prompt) -> tuple[Message, ...]:
     if not prompt:
         raise InvalidRequestError("the prompt is an empty list; it needs at least one message", field="prompt")
     return tuple(_message(message, f"prompt[{position}]") for position, message in enumerate(prompt))
+
+
+def _with_system(messages: tuple[Message, ...], system: object) -> tuple[Message, ...]:
+    if system is None:
+        return messages
+    if not isinstance(system, str) or not system:
+        raise InvalidRequestError("system is a text that is not empty", field="system")
+    return (Message("system", system), *messages)
 
 
 def _message(message: object, field: str) -> Message:
@@ -204,7 +221,8 @@ def _sampling(options: CallOptions) -> Sampling:
         raise InvalidRequestError(f"{field}: {reason[:1].lower()}{reason[1:]}{hint}", field=field) from None
 
 
-def _tools(options: CallOptions) -> tuple[Tool, ...]:
+def as_tools(options: CallOptions) -> tuple[Tool, ...]:
+    """The tools of a call, functions described. Raises `InvalidRequestError`."""
     if "tools" not in options:
         return ()
     tools: object = options["tools"]
@@ -216,6 +234,8 @@ def _tools(options: CallOptions) -> tuple[Tool, ...]:
             made.append(tool_from_dict(cast("Mapping[str, Any]", tool), f"tools[{position}]"))
         elif isinstance(tool, Tool):
             made.append(tool)
+        elif callable(tool):
+            made.append(FunctionTool.of(tool))
         else:
             raise InvalidRequestError(f"tools[{position}] is not a Tool", field="tools")
     return tuple(made)
@@ -226,29 +246,13 @@ def _constraint(options: CallOptions) -> Constraint | None:
     if "output_type" in options:
         if constraint is not None:
             raise InvalidRequestError("give constraint or output_type, not both: either decides", field="constraint")
-        return _schema(options["output_type"])
+        return Output(options["output_type"]).constraint
     if constraint is not None and not isinstance(constraint, Constraint):
         raise InvalidRequestError(
             f"constraint is exactly one of JsonSchema, Regex, Choice and Grammar, not a {type(constraint).__name__}",
             field="constraint",
         )
     return constraint
-
-
-def _schema(kind: Any) -> JsonSchema:
-    try:
-        schema = msgspec.json.schema(kind)
-    except TypeError as error:
-        raise InvalidRequestError(f"output_type has no JSON schema: {error}", field="output_type") from None
-    reference = schema.get("$ref", "")
-    if reference.startswith("#/$defs/"):
-        # Servers want an object at the root, not a reference to one.
-        schema = {**schema["$defs"][reference.removeprefix("#/$defs/")], "$defs": schema["$defs"]}
-    return JsonSchema(schema, name=re.sub(r"[^A-Za-z0-9_-]", "_", _name(kind))[:64])
-
-
-def _name(kind: Any) -> str:
-    return getattr(kind, "__name__", "answer")
 
 
 def _timeouts(options: CallOptions, default: Timeouts) -> Timeouts:

@@ -19,7 +19,7 @@ from msgspec import UNSET
 from asyncllm.backend import Backend, Clock, Embedder, EmbedRequest, Health, Models, PromptChecker, Secret, Transport
 from asyncllm.budgets import Budget
 from asyncllm.cache import Cache, Guarded
-from asyncllm.calls import CallOptions, Model, Prompt, chat_request, completion_request, parser
+from asyncllm.calls import CallOptions, Model, Prompt, chat_request, completion_request, output_of, repairs_of
 from asyncllm.clock import LoopClock
 from asyncllm.config import Settings, find_settings, load_settings
 from asyncllm.errors import (
@@ -37,8 +37,11 @@ from asyncllm.middleware.observe import Observer
 from asyncllm.middleware.retry import Retry
 from asyncllm.once import once
 from asyncllm.place import Means, Target
+from asyncllm.repairs import repaired
 from asyncllm.routes import Arguments, Routes
 from asyncllm.stream import Candidate, Stream, TextStream
+from asyncllm.toolrun import Rounds, ToolOptions, ToolRun, run_tools
+from asyncllm.toolstream import ToolStream
 from asyncllm.trail import Kind, Trail
 from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Request, Response, Timeouts
 from asyncllm.watchdog import Watchdog
@@ -142,6 +145,8 @@ class Client:
         Raises, before anything is sent: `InvalidRequestError` naming the argument, `ConfigError`, `UnsupportedError`.
         Raises, after: `APIError`, with whatever had arrived in `partial`.
         """
+        if "output_type" in options:
+            return await repaired(self._ask, prompt, options, self._timeouts)
         return await self._chat(prompt, options, stream=False).whole()
 
     def stream(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Stream:
@@ -155,6 +160,29 @@ class Client:
         come, and while iterating from then on.
         """
         return self._chat(prompt, options, stream=True)
+
+    async def run_tools(self, prompt: Prompt, **options: Unpack[ToolOptions]) -> ToolRun:
+        """Let the model call Python functions until it answers: `tools=[function]`; see `ToolOptions`.
+
+        The calls of one answer run at once, and their results go back in order. What a function raises is told to the
+        model unless `on_tool_error="raise"`.
+
+        Raises as `chat` does, and `MaxRoundsExceededError` if told to. A run that fails takes what it had with it;
+        `stream_tools` keeps it.
+        """
+        return await run_tools(lambda turns, asked: self.chat(turns, **asked), prompt, options, self._timeouts)
+
+    def stream_tools(self, prompt: Prompt, **options: Unpack[ToolOptions]) -> ToolStream:
+        """Let the model call Python functions as `run_tools` does, and read what happens.
+
+            async with client.stream_tools("Hello", tools=[function]) as stream:
+                async for event in stream: ...
+            stream.run
+
+        Raises as `stream` and `run_tools` do.
+        """
+        rounds = Rounds(prompt, options, self._timeouts)
+        return ToolStream(rounds, lambda turns, asked: self.stream(turns, **asked))
 
     def stream_text(self, prompt: Prompt, **options: Unpack[CallOptions]) -> TextStream:
         """The text of the answer alone: `async for text in client.stream_text("Hello"): ...`
@@ -274,13 +302,17 @@ class Client:
     def __reduce__(self) -> str:
         raise TypeError("a Client holds connections and keys and is not pickled; make one in each process")
 
+    async def _ask(self, prompt: Prompt, options: CallOptions) -> Response:
+        return await self._chat(prompt, options, stream=False).whole()
+
     def _chat(self, prompt: Prompt, options: CallOptions, *, stream: bool) -> Stream:
+        repairs_of(options, stream=stream)
         request = chat_request(prompt, options, stream=stream, timeouts=self._timeouts)
-        return Stream(self._candidates(request, options), self._dog, self._observer, parser(options))
+        return Stream(self._candidates(request, options), self._dog, self._observer, output_of(options))
 
     def _complete(self, prompt: str | Sequence[int], options: CallOptions, *, stream: bool) -> Stream:
         request = completion_request(prompt, options, stream=stream, timeouts=self._timeouts)
-        return Stream(self._candidates(request, options), self._dog, self._observer, parser(options))
+        return Stream(self._candidates(request, options), self._dog, self._observer, output_of(options))
 
     def _candidates(self, request: Request, options: CallOptions) -> list[Candidate]:
         self._bind()

@@ -26,7 +26,7 @@ from asyncllm.events import (
 from asyncllm.types import Message, ReasoningBlock, Response, ResponseChoice, Timings, TokenLogprob, ToolCall, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["Collector", "collect"]
 
@@ -142,6 +142,12 @@ class Collector:
     def usage(self) -> Usage:
         """What the call has consumed, as far as it was reported."""
         return self._usage
+
+    @property
+    def pieces(self) -> Sequence[str]:
+        """The text of choice 0, as it came."""
+        choice = self._choices.get(0)
+        return choice.text if choice is not None else ()
 
     def response(self, backend: str | None = None) -> Response:
         """What has arrived so far from `backend`; a choice without a terminal event has no finish reason."""

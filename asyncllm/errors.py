@@ -7,6 +7,7 @@
     ├── WrongLoopError (also a RuntimeError)  a client used on a second event loop
     ├── UnsupportedError                      the backend lacks the option or the call; nothing was sent
     ├── BudgetExceededError
+    ├── MaxRoundsExceededError                run_tools was to raise when the model wanted yet another round
     ├── JobFailedError
     └── APIError                              the call itself went wrong
         ├── APIConnectionError                no usable reply arrived
@@ -64,6 +65,7 @@ __all__ = [
     "InternalServerError",
     "InvalidRequestError",
     "JobFailedError",
+    "MaxRoundsExceededError",
     "NotFoundError",
     "OverloadedError",
     "PermissionDeniedError",
@@ -194,6 +196,12 @@ class UnsupportedError(AsyncLLMError):
 
 class BudgetExceededError(AsyncLLMError):
     """The call would go over a budget of the caller's own."""
+
+
+class MaxRoundsExceededError(AsyncLLMError):
+    """A model asked for more tool calls after the last of `max_rounds`; `partial` is its last answer."""
+
+    maybe_billed = True
 
 
 class JobFailedError(AsyncLLMError):

@@ -12,6 +12,7 @@ from asyncllm.middleware.cached import cached
 from asyncllm.middleware.deadlines import deadlines
 from asyncllm.middleware.gate import gate
 from asyncllm.middleware.hedge import Hedge, hedge
+from asyncllm.middleware.instructed import instructed
 from asyncllm.middleware.limits import Limiter, limits
 from asyncllm.middleware.retry import Retry, RetryQuota, retry
 from asyncllm.types import Price
@@ -53,7 +54,7 @@ class Place:
         open_ = self._tried(gate(deadlines(bottom(backend), means.dog)))
         if means.hedge is not None:
             open_ = hedge(open_, means.hedge)
-        self.open: Open = open_ if means.cache is None else cached(open_, means.cache, identity)
+        self.open: Open = instructed(open_ if means.cache is None else cached(open_, means.cache, identity))
         """`backend.open` within its layers."""
 
     def within(self, open_: Open) -> Open:

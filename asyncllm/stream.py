@@ -7,10 +7,10 @@ model. One that is dropped without being left is closed by its event loop, the w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,8 +21,10 @@ from asyncllm.events import Event, Events, Ready, TextDelta, end
 from asyncllm.middleware.fallback import Fallback
 from asyncllm.middleware.observe import Observation, Observer
 from asyncllm.middleware.total_timeout import total_timeout
+from asyncllm.partial import Growing
 from asyncllm.place import Place
 from asyncllm.trail import Trail
+from asyncllm.typed import Output
 from asyncllm.types import Failure, Price, Request, Response, Usage
 from asyncllm.watchdog import Watchdog
 
@@ -52,10 +54,10 @@ class Stream:
         candidates: Sequence[Candidate],
         dog: Watchdog,
         observer: Observer,
-        finish: Callable[[Response], Response] | None = None,
+        output: Output | None = None,
     ) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None  # set while the call is open
-        self._fold = _Fold(candidates, observer, finish)
+        self._fold = _Fold(candidates, observer, output)
         self._dog = dog
         self._events: AsyncGenerator[Event] | None = None
         self._call: AbstractAsyncContextManager[Events]
@@ -119,6 +121,26 @@ class Stream:
     def response(self) -> Response:
         """The reply: whole after the loop, and what has arrived so far before its end."""
         return self._fold.response()
+
+    @property
+    def partial(self) -> Any:
+        """The JSON of the answer so far as plain Python data, `None` while there is nothing of it.
+
+        Each value is part of what it will be: a text is its beginning, a list has its first items, an object its first
+        keys, and a number is there once it is whole. Any one reading takes time in proportion to the answer so far.
+        """
+        return self._fold.partial()
+
+    async def objects(self) -> AsyncGenerator[Any]:
+        """`partial` after each piece of the answer that changed it: `async for value in stream.objects(): ...`
+
+        Iterates the stream: read its events, or these.
+        """
+        last = None
+        async for event in self:
+            if type(event) is TextDelta and (value := self.partial) != last:
+                last = value
+                yield value
 
     def __del__(self) -> None:
         loop = self._loop
@@ -204,17 +226,22 @@ class _Fold:
     and not by the collector of cycles.
     """
 
-    __slots__ = ("_candidates", "_collector", "_error", "_finish", "_observer", "_response", "observation", "trail")
+    __slots__ = (
+        "_candidates", "_collector", "_error", "_growing", "_observer", "_output", "_read", "_response", "observation",
+        "trail",
+    )  # fmt: skip
 
     def __init__(
         self,
         candidates: Sequence[Candidate],
         observer: Observer,
-        finish: Callable[[Response], Response] | None,
+        output: Output | None,
     ) -> None:
         self._candidates = candidates
         self._observer = observer
-        self._finish = finish
+        self._output = output
+        self._growing: Growing | None = None  # made when somebody looks
+        self._read = 0
         self._collector = Collector()
         self._response: Response | None = None
         self._error: BaseException | None = None
@@ -278,8 +305,18 @@ class _Fold:
         trail = self.trail
         trail.usage = self._collector.usage
         response = self._told()
-        self._response = self._finish(response) if self._finish else response
+        self._response = self._output.parse(response) if self._output else response
         trail.is_complete = True
+
+    def partial(self) -> Any:
+        """What there is of the first choice's JSON. Reads each piece once, however often it is asked."""
+        if self._growing is None:
+            self._growing = self._output.growing() if self._output else Growing()
+        pieces = self._collector.pieces
+        for text in pieces[self._read :]:
+            self._growing.feed(text)
+        self._read = len(pieces)
+        return self._growing.value()
 
     def response(self) -> Response:
         """What there is of the reply."""

@@ -33,13 +33,17 @@ from asyncllm.middleware.limits import Limiter
 from asyncllm.middleware.retry import Retry
 from asyncllm.stream import Stream as AsyncStream
 from asyncllm.stream import TextStream as AsyncTextStream
+from asyncllm.toolrun import ToolOptions, ToolRun
+from asyncllm.toolstream import ToolEvent
+from asyncllm.toolstream import ToolStream as AsyncToolStream
 from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Response, Timeouts
 
-__all__ = ["Client", "Stream", "TextStream"]
+__all__ = ["Client", "Stream", "TextStream", "ToolStream"]
 
 T = TypeVar("T")
 
 _END_S = 10
+_END = object()
 
 
 class _Runner:
@@ -163,6 +167,18 @@ class Client:
 
         return Stream(self._runner, self._runner.run(make))
 
+    def run_tools(self, prompt: Prompt, **options: Unpack[ToolOptions]) -> ToolRun:
+        """Let the model call Python functions until it answers; see `asyncllm.Client.run_tools`."""
+        return self._runner.run(lambda: self._client.run_tools(prompt, **options))
+
+    def stream_tools(self, prompt: Prompt, **options: Unpack[ToolOptions]) -> ToolStream:
+        """The same, read as it happens: `with client.stream_tools(...) as stream:`."""
+
+        async def make() -> AsyncToolStream:
+            return self._client.stream_tools(prompt, **options)
+
+        return ToolStream(self._runner, self._runner.run(make))
+
     def stream_text(self, prompt: Prompt, **options: Unpack[CallOptions]) -> TextStream:
         """The text of the answer alone: `for text in client.stream_text("Hello"): ...`"""
 
@@ -252,6 +268,48 @@ class Stream:
         """The reply: whole after the loop, and what has arrived so far before its end."""
         return self._stream.response
 
+    @property
+    def partial(self) -> Any:
+        """The JSON of the answer so far as plain Python data; see `asyncllm.Stream.partial`."""
+        return self._stream.partial
+
+    def objects(self) -> Iterator[Any]:
+        """`partial` after each piece of the answer that changed it."""
+        values = self._stream.objects()
+        try:
+            while (value := self._runner.run(lambda: _next(values, _END))) is not _END:
+                yield value
+        finally:
+            if not self._runner.closed:
+                self._runner.run(values.aclose)
+
+
+class ToolStream:
+    """The events of a run: iterate inside `with`; `run` is complete after the loop."""
+
+    def __init__(self, runner: _Runner, stream: AsyncToolStream) -> None:
+        self._runner = runner
+        self._stream = stream
+
+    def __enter__(self) -> Self:
+        self._runner.run(self._stream.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.run(lambda: self._stream.__aexit__(None, None, None))
+
+    def __iter__(self) -> Iterator[ToolEvent]:
+        events = aiter(self._stream)
+        while (event := self._runner.run(lambda: _next(events))) is not None:
+            yield event
+
+    @property
+    def run(self) -> ToolRun:
+        """The run: whole after the loop, and what has come of it so far before its end."""
+        return self._stream.run
+
 
 class TextStream:
     """The text of one answer, piece by piece. `close()`, or its `with` block, ends it early."""
@@ -286,6 +344,6 @@ class TextStream:
         self.close()
 
 
-async def _next(items: Any) -> Any:
+async def _next(items: Any, end: object = None) -> Any:
     # A StopAsyncIteration does not pass through a future.
-    return await anext(items, None)
+    return await anext(items, end)

@@ -257,8 +257,11 @@ class JsonSchema(Noun, frozen=True):
     name: str = "answer"
     strict: bool | UnsetType = UNSET
     """OpenAI's strict mode, which accepts a subset of JSON schema and then guarantees it."""
+    instruction: str | UnsetType = UNSET
+    """What asks for the same in words. A backend that cannot hold an answer to a schema is sent this in the system text
+    of a chat, in place of the constraint; where it is unset, such a backend refuses the call."""
 
-    _private = frozenset({"schema"})
+    _private = frozenset({"schema", "instruction"})
 
 
 class Regex(Noun, frozen=True):
@@ -560,7 +563,8 @@ class Response(Noun, frozen=True, kw_only=True):
     queue_s: float = 0
     """Seconds that the call waited for a slot of the client's own `Limits`."""
     failures: tuple[Failure, ...] = ()
-    """Attempts that failed before the one that answered, oldest first."""
+    """Attempts that failed before the one that answered, oldest first; answers that were not of the `output_type` and
+    were asked for again are among them."""
     cached: bool = False
     """Whether a cache of the client answered, and no model."""
     parsed: Any = None

@@ -132,7 +132,7 @@ async def test_an_answer_that_does_not_parse_is_asked_for_again() -> None:
 
     async with asyncllm.Client(backend=ScriptedBackend(scripts), model="m", cache=MemoryCache()) as asked:
         with pytest.raises(asyncllm.ResponseValidationError):
-            await asked.chat("hi", output_type=Point)
+            await asked.chat("hi", output_type=Point, repairs=0)
         good = await asked.chat("hi", output_type=Point)
         again = await asked.chat("hi", output_type=Point)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import assert_type
+from typing import TypedDict, assert_type
 
 import asyncllm
 from asyncllm import (
@@ -14,6 +14,7 @@ from asyncllm import (
     Event,
     Finished,
     FinishReason,
+    FunctionTool,
     Message,
     ModelInfo,
     PromptCheck,
@@ -24,6 +25,10 @@ from asyncllm import (
     TextPart,
     Timeouts,
     Tool,
+    ToolEnded,
+    ToolEvent,
+    ToolRun,
+    ToolStarted,
 )
 from asyncllm.backend import Backend, Config, Connect, Context
 from asyncllm.events import Events
@@ -62,11 +67,44 @@ async def calls() -> None:
         assert_type(await client.embed(["a"], dimensions=5), Embeddings)
         assert_type(await client.check_prompt("a", max_tokens=5), PromptCheck)
         assert_type(await client.is_alive(), bool)
+
+        city: Named = (await client.chat("hi", output_type=Named, repairs=2)).parsed
+        assert_type(city["name"], str)
+        async with client.stream("hi", output_type=list[int] | None) as stream:
+            async for value in stream.objects():
+                print(value, stream.partial)
+
+        run = await client.run_tools("hi", tools=[twice, FunctionTool.of(twice), Tool("f")], max_rounds=2)
+        assert_type(run, ToolRun)
+        assert_type(run.text, str)
+        assert_type(run.cost_usd, float | None)
+        async with client.stream_tools("hi", tools=[twice], at_max_rounds="answer") as tools:
+            async for told in tools:
+                match told:
+                    case ToolStarted(call=call):
+                        assert_type(call.name, str)
+                    case ToolEnded(result=result):
+                        assert_type(result.error, str | None)
+                    case _:
+                        assert_type(told, Event)
+            assert_type(tools.run, ToolRun)
         assert_type(await client.list_models("openai"), Sequence[ModelInfo])
+
+
+class Named(TypedDict):
+    name: str
+
+
+def twice(number: int) -> int:
+    return 2 * number
 
 
 def synchronous_calls() -> None:
     with asyncllm.sync.Client(model="echo:x") as client:
+        assert_type(client.run_tools("hi", tools=[twice]), ToolRun)
+        with client.stream_tools("hi", tools=[twice]) as tools:
+            for told in tools:
+                assert_type(told, ToolEvent)
         assert_type(client.chat("hi", seed=1).text, str)
         for piece in client.stream_text("hi"):
             assert_type(piece, str)

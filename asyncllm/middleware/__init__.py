@@ -1,10 +1,11 @@
 """The layers between a client and its backends, one file a layer.
 
-A layer takes an `Open` and gives an `Open`: the request goes down unchanged, the events come up by reference, and what
-happened on the way is written on the call's `Trail`. From the outside in:
+A layer takes an `Open` and gives an `Open`: the request goes down unchanged (except through `instructed`), the events
+come up by reference, and what happened on the way is written on the call's `Trail`. From the outside in:
 
     observe > total_timeout > fallback                          once a call
-      > cached > hedge > retry > limits > gate > deadlines      once a place, built when its backend is connected
+      > instructed > cached > hedge                           once a place, built when its backend is connected
+      > retry > limits > gate > deadlines
         > backend
 
 A layer that does not read events does not wrap them, and nothing below calls up.
