@@ -49,9 +49,18 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
     529: OverloadedError,
 }
 
-# Codes that say more than the status. Sources: the error pages of OpenAI, Azure, Anthropic, vLLM, llama.cpp and TGI.
+# Codes that say more than the status. Sources: the error pages of OpenAI, Azure, Anthropic, Amazon Bedrock, vLLM,
+# llama.cpp and TGI.
 _BY_CODE: dict[str, type[APIStatusError]] = {
+    "ExpiredTokenException": AuthenticationError,
+    "InvalidSignatureException": AuthenticationError,
+    "ModelNotReadyException": OverloadedError,
+    "ModelStreamErrorException": InternalServerError,
+    "ServiceQuotaExceededException": QuotaExceededError,
+    "ThrottlingException": RateLimitError,
+    "UnrecognizedClientException": AuthenticationError,
     "authentication_error": AuthenticationError,
+    "billing_error": QuotaExceededError,
     "billing_hard_limit_reached": QuotaExceededError,
     "content_filter": ContentFilterError,
     "content_policy_violation": ContentFilterError,
@@ -125,6 +134,8 @@ def rejection(
     `body` may be cut off, empty, HTML or anything else: the status alone is enough.
     """
     told = _read(body)
+    if told.code is None and told.kind is None:
+        told.kind = headers.get("x-amzn-errortype", "").partition(":")[0].strip()[:100] or None
     error = _classify(status, told)
     return error(
         _scrub(told.message, sent, secrets) or "the server gave no reason",
@@ -270,7 +281,7 @@ def _read(body: bytes) -> _Told:
         return _Told(document if isinstance(document, str) else "")
     error = whole.get("error")
     inner = _object(error) or whole
-    words = (inner.get(name) for name in ("message", "error", "detail", "content", "text"))
+    words = (inner.get(name) for name in ("message", "Message", "error", "detail", "content", "text"))
     status = next((status for name in ("status_code", "status") if (status := _status(inner.get(name)))), None)
     return _Told(
         message=_as_text(error if isinstance(error, str) else next(filter(None, words), None)),
