@@ -34,7 +34,7 @@ def event(kind: str, **fields: Any) -> dict[str, Any]:
 
 def start(**fields: Any) -> dict[str, Any]:
     """The event that begins a message."""
-    message = {
+    message: dict[str, Any] = {
         "id": MESSAGE_ID, "type": "message", "role": "assistant", "model": MODEL, "content": [], "stop_reason": None,
         "stop_sequence": None,
     }  # fmt: skip
@@ -107,7 +107,7 @@ def error(kind: str, told: str = "no") -> dict[str, Any]:
 def frame(headers: dict[str, str], payload: bytes) -> bytes:
     """One message of an event stream: https://docs.aws.amazon.com/transcribe/latest/dg/event-stream.html."""
     head = b"".join(
-        bytes([len(name)]) + name.encode() + b"\x07" + pack(">H", len(value)) + value.encode()
+        bytes([len(name.encode())]) + name.encode() + b"\x07" + pack(">H", len(value.encode())) + value.encode()
         for name, value in headers.items()
     )
     prelude = pack(">II", 16 + len(head) + len(payload), len(head))
@@ -202,7 +202,7 @@ class AnthropicDialect:
         """A block that begins, where the call is named, and a piece of it."""
         frames = b""
         if name is not None or call_id is not None:
-            first = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
+            first: dict[str, Any] = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
             frames = self._frames(event("content_block_start", index=position + 1, content_block=first))
         if arguments is not None:
             frames += self._delta(position + 1, {"type": "input_json_delta", "partial_json": arguments})
@@ -236,7 +236,7 @@ class AnthropicDialect:
             for call in calls
         ]
         content = [{"type": "text", "text": text} for text in texts]
-        told = {} if usage is None else {"usage": _counts(usage)}
+        told: dict[str, Any] = {} if usage is None else {"usage": _counts(usage)}
         return msgspec.json.encode(message(*content, *uses, **told))
 
     def _delta(self, index: int, delta: dict[str, Any]) -> bytes:

@@ -23,9 +23,10 @@ from msgspec import Struct
 from asyncllm.backend import About, Backend, Config, Context, HttpCall, HttpReply, require_supported
 from asyncllm.dialect.lenient import decode
 from asyncllm.dialect.requests import encode
-from asyncllm.errors import InvalidRequestError
+from asyncllm.errors import APIStatusError, InvalidRequestError
 from asyncllm.events import Event, Events
 from asyncllm.exchange import Exchange
+from asyncllm.rejection import excerpt
 from asyncllm.types import PromptCheck, Request
 from asyncllm_anthropic.eventstream import EVENT_STREAM, FramedMessage
 from asyncllm_anthropic.options import SHARED, Options
@@ -94,10 +95,16 @@ class Bedrock:
 
         Source: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_CountTokens.html
         """
-        body = {"input": {"invokeModel": {"body": b64encode(encode(self._body(request))).decode()}}}
-        call = await self._call(msgspec.structs.replace(request, stream=False), "count-tokens", encode(body))
-        async with self._transport.open(call) as reply:
-            tokens = decode(await reply.read(), _count, "a count of tokens").inputTokens
+        prompt = encode(self._body(request))
+        body = encode({"input": {"invokeModel": {"body": b64encode(prompt).decode()}}})
+        call = await self._call(msgspec.structs.replace(request, stream=False), "count-tokens", body)
+        try:
+            async with self._transport.open(call) as reply:
+                tokens = decode(await reply.read(), _count, "a count of tokens").inputTokens
+        except APIStatusError as error:
+            # What was sent is base64 of the prompt, so the transport cannot know what an echo of the prompt is.
+            told = excerpt(error.message.encode(), sent=prompt)
+            raise type(error)(told, body=error.body, **error.facts()) from None
         room = request.sampling.max_tokens
         return PromptCheck(tokens=tokens, limit=None, max_tokens=room if isinstance(room, int) else 0)
 
