@@ -299,6 +299,18 @@ async def test_what_the_service_has_no_place_for_is_refused_by_name(field: str, 
     assert (error_.field, error_.backend) == (field, "anthropic")
 
 
+@pytest.mark.parametrize("option", ["temperature", "top_p", "top_k"])
+async def test_a_version_without_sampling_options_refuses_them_by_name(option: str) -> None:
+    options: dict[str, Any] = {option: 1}
+    async with serving(version="2026-10-21") as (server, client):
+        assert (await client.chat(PROMPT)).text == PROMPT
+        with pytest.raises(UnsupportedError) as caught:
+            await client.chat(PROMPT, **options)
+
+    assert caught.value.field == option
+    assert len(server.requests) == 1
+
+
 async def test_a_text_completion_is_refused() -> None:
     async with serving() as (server, client):
         with pytest.raises(UnsupportedError, match="complete"):
@@ -560,7 +572,7 @@ async def test_a_reply_is_its_blocks_in_one_choice() -> None:
 
 async def test_a_conversation_goes_on_from_a_reply() -> None:
     """What came back goes back: thinking, text and calls, in blocks like those that came."""
-    content = [
+    content: list[dict[str, Any]] = [
         {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"},
         {"type": "text", "text": "Wait."},
         {"type": "tool_use", "id": "t1", "name": "look_up", "input": {"n": [1, 2.5], "word": "caf\u00e9"}},

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from anthropic_server import AnthropicDialect, BedrockDialect, repeat
 from asyncllm.backend import Backend
 from asyncllm.testing import BackendConformance, FaultyServer, Op, SeenRequest
-from asyncllm_anthropic.requests import SUPPORTED
+from asyncllm_anthropic.options import SUPPORTED
 
 
 class TestAnthropic(BackendConformance):

@@ -7,13 +7,13 @@ from base64 import b64decode
 from binascii import crc32
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from importlib import import_module
 from pathlib import Path
 from struct import pack
 from typing import Any
 
 import msgspec
 import pytest
-from botocore.eventstream import EventStreamBuffer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,7 +44,7 @@ from asyncllm_anthropic.eventstream import Frame, FrameDecoder
 from aws_signature import is_signed, scope
 
 ID, SECRET, TOKEN = "AKIDEXAMPLE0001", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "IQoJb3JpZ2luX2VjEXAMPLETOKEN=="
-KEYS = {"region": "eu-west-1", "access_key_id": ID, "secret_access_key": SECRET}
+KEYS: dict[str, Any] = {"region": "eu-west-1", "access_key_id": ID, "secret_access_key": SECRET}
 MODEL_ID = "anthropic.claude-sonnet-4-20250514-v1:0"
 ARN = "arn:aws:bedrock:eu-west-1:123456789012:inference-profile/eu.anthropic.claude-sonnet-4-20250514-v1:0"
 PROMPT = "my canary is blue"
@@ -319,7 +319,10 @@ STATUSES = [
 async def test_a_status_is_the_error_that_its_header_names(
     status: int, name: str, kind: type[APIError], retryable: bool
 ) -> None:
-    headers = {"x-amzn-errortype": f"{name}:http://internal.amazon.com/coral/", "x-amzn-requestid": "r-1"}
+    headers: dict[str, Any] = {
+        "x-amzn-errortype": f"{name}:http://internal.amazon.com/coral/",
+        "x-amzn-requestid": "r-1",
+    }
     error = await failure(whole({"message": "slow down"}, status, **headers))
 
     assert type(error) is kind
@@ -462,7 +465,7 @@ def test_frames_are_those_that_botocore_reads_wherever_they_are_cut(
 ) -> None:
     body = b"".join(frame(headers, payload) for headers, payload in frames)
     cut = data.draw(st.integers(0, len(body)))
-    reference = EventStreamBuffer()
+    reference = import_module("botocore.eventstream").EventStreamBuffer()
     reference.add_data(body)
     expected = [Frame(dict(one.headers), one.payload) for one in reference]
     decoder = FrameDecoder()

@@ -12,7 +12,7 @@ from asyncllm.exchange import EVENT_STREAM, Exchange
 from asyncllm.types import ModelInfo, PromptCheck, Request, Timeouts
 from asyncllm_anthropic.options import SHARED, Options
 from asyncllm_anthropic.replies import read_count, read_message, read_models
-from asyncllm_anthropic.requests import SUPPORTED, counted, write_messages
+from asyncllm_anthropic.requests import counted, write_messages
 from asyncllm_anthropic.streams import MessageStream
 
 __all__ = ["Anthropic"]
@@ -38,7 +38,7 @@ class Anthropic:
 
     def open(self, request: Request, /) -> Exchange:
         """Start one chat; see `asyncllm.backend.Backend`."""
-        require_supported(request, SUPPORTED, backend=self._name)
+        require_supported(request, self._options.supported, backend=self._name)
         head = {"model": request.model, "stream": True} if request.stream else {"model": request.model}
         call = HttpCall(
             url=f"{self._url}/v1/messages",
@@ -51,7 +51,7 @@ class Anthropic:
 
     async def check_prompt(self, request: Request, /) -> PromptCheck:
         """What `POST /v1/messages/count_tokens` counts; the service does not say how many tokens a model takes."""
-        require_supported(request, SUPPORTED, backend=self._name)
+        require_supported(request, self._options.supported, backend=self._name)
         body = write_messages(request, self._options, {"model": request.model}, backend=self._name)
         call = HttpCall(
             url=f"{self._url}/v1/messages/count_tokens",

@@ -31,7 +31,7 @@ from asyncllm.types import PromptCheck, Request
 from asyncllm_anthropic.eventstream import EVENT_STREAM, FramedMessage
 from asyncllm_anthropic.options import SHARED, Options
 from asyncllm_anthropic.replies import read_message
-from asyncllm_anthropic.requests import SUPPORTED, write_messages
+from asyncllm_anthropic.requests import write_messages
 from asyncllm_anthropic.signing import OPTIONS, caller, needs_region
 
 __all__ = ["about", "connect"]
@@ -112,7 +112,7 @@ class Bedrock:
         """Nothing is held here: connections belong to the transport."""
 
     def _body(self, request: Request) -> dict[str, Any]:
-        require_supported(request, SUPPORTED, backend=self._name)
+        require_supported(request, self._options.supported, backend=self._name)
         head: dict[str, Any] = {"anthropic_version": self._options.version}
         if self._options.beta:
             head["anthropic_beta"] = self._options.beta

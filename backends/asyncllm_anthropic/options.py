@@ -9,12 +9,24 @@ from msgspec import Struct
 from asyncllm.backend import Config
 from asyncllm.errors import ConfigError
 
-__all__ = ["SHARED", "Options"]
+__all__ = ["SHARED", "SUPPORTED", "Options"]
 
 SHARED = ("beta", "cache", "headers", "max_tokens", "version")
 """Names of the options that both backends have."""
 
+SUPPORTED = frozenset(
+    {
+        "chat", "extra", "tools", "tool_choice", "parallel_tool_calls", "JsonSchema", "image parts", "file parts",
+        "max_tokens", "temperature", "top_p", "top_k", "stop", "reasoning_effort",
+    }
+)  # fmt: skip
+"""What the API has had a place for, by the names of `require_supported`."""
+
 _MAX_TOKENS = 10_000
+
+# Source: https://platform.claude.com/docs/en/api/migration-2026-10-21
+_WITHOUT_SAMPLING = "2026-10-21"
+_REMOVED = {"temperature", "top_p", "top_k"}
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -27,7 +39,9 @@ class Options(Struct, frozen=True, kw_only=True):
     beta: tuple[str, ...]
     """Names of features that are not on for everybody."""
     version: str
-    """Of the API."""
+    """Of the API, a date."""
+    supported: frozenset[str]
+    """What that version has a place for, by the names of `require_supported`."""
 
     @classmethod
     def of(cls, config: Config, *, version: str) -> Options:
@@ -38,11 +52,13 @@ class Options(Struct, frozen=True, kw_only=True):
         cache = config.option("cache", str, "off")
         if cache not in ("auto", "off"):
             raise _wrong(config, "cache", f"'auto' or 'off', not {cache[:40]!r}")
+        word = config.option("version", str, version)
         return cls(
             max_tokens=max_tokens,
             cache=cache == "auto",
             beta=_names(config),
-            version=config.option("version", str, version),
+            version=word,
+            supported=SUPPORTED - _REMOVED if word.removeprefix("bedrock-") >= _WITHOUT_SAMPLING else SUPPORTED,
         )
 
 

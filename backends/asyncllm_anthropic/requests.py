@@ -34,18 +34,10 @@ from asyncllm.types import (
 )
 from asyncllm_anthropic.options import Options
 
-__all__ = ["DIALECT", "SUPPORTED", "counted", "write_messages"]
+__all__ = ["DIALECT", "counted", "write_messages"]
 
 DIALECT = "anthropic"
 """Whose form the reasoning blocks of this API are, by either way to it."""
-
-SUPPORTED = frozenset(
-    {
-        "chat", "extra", "tools", "tool_choice", "parallel_tool_calls", "JsonSchema", "image parts", "file parts",
-        "max_tokens", "temperature", "top_p", "top_k", "stop", "reasoning_effort",
-    }
-)  # fmt: skip
-"""What the API has a place for, by the names of `require_supported`."""
 
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
@@ -228,7 +220,7 @@ def _tool_use(call: ToolCall, place: str) -> _Block:
             field=f"{place}.arguments",
         )
     # As it was written: what is sent back differently is another prompt, to a cache as to the model.
-    input_ = msgspec.Raw(call.arguments.encode()) if call.arguments.strip() else {}
+    input_ = msgspec.Raw(call.arguments.encode() if call.arguments.strip() else b"{}")
     return {"type": "tool_use", "id": call.id, "name": call.name, "input": input_}
 
 
@@ -238,7 +230,8 @@ def _tool_result(message: Message, call_id: str, backend: str) -> _Block:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    schema = {"type": "object", "properties": {}} if tool.parameters is UNSET else tool.parameters
+    empty: dict[str, Any] = {"type": "object", "properties": {}}
+    schema = empty if tool.parameters is UNSET else tool.parameters
     return only_set(name=tool.name, description=tool.description, input_schema=schema, strict=tool.strict)
 
 

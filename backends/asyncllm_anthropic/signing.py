@@ -33,7 +33,7 @@ class Caller(Protocol):
 
     region: str | None
 
-    async def sign(self, url: str, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
+    async def sign(self, url: str, headers: Mapping[str, str], body: bytes, /) -> dict[str, str]:
         """The headers of a POST to `url` with those that say who calls. Raises `ConfigError`."""
         ...
 
@@ -45,7 +45,7 @@ class Bearer:
         self.region = region
         self._key = key
 
-    async def sign(self, _: str, headers: Mapping[str, str], __: bytes) -> dict[str, str]:
+    async def sign(self, _: str, headers: Mapping[str, str], __: bytes, /) -> dict[str, str]:
         """See `Caller`."""
         return {**headers, "Authorization": f"Bearer {self._key.reveal()}"}
 
@@ -73,7 +73,7 @@ class SigV4:
         if self.region is None:
             raise needs_region(config)
 
-    async def sign(self, url: str, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
+    async def sign(self, url: str, headers: Mapping[str, str], body: bytes, /) -> dict[str, str]:
         """See `Caller`."""
         credentials = self._credentials
         if credentials is None or getattr(credentials, "refresh_needed", bool)():
