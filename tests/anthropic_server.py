@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from binascii import crc32
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from struct import pack
 from typing import Any
 
@@ -79,7 +79,7 @@ def sse(*events: dict[str, Any]) -> bytes:
     return b"".join(sse_event(Named(one["type"], msgspec.json.encode(one))) for one in events)
 
 
-def streamed(body: bytes, kind: str = "text/event-stream", **headers: str) -> list[Op]:
+def streamed(body: bytes, kind: str = "text/event-stream", headers: Mapping[str, str] = {}) -> list[Op]:
     """A reply with `body` as a stream."""
     told = {"Content-Type": kind, "Transfer-Encoding": "chunked", "request-id": REQUEST_ID, **headers}
     return [Status(200, told, None), *([Chunk(body)] if body else []), Chunk()]
@@ -91,7 +91,7 @@ def message(*content: dict[str, Any], reason: str | None = "end_turn", **fields:
     return {**head, "stop_reason": reason, "stop_sequence": None, **fields}
 
 
-def whole(document: object, status: int = 200, **headers: str) -> list[Op]:
+def whole(document: object, status: int = 200, headers: Mapping[str, str] = {}) -> list[Op]:
     """A reply with `document` as its body."""
     return [Status(status, {"request-id": REQUEST_ID, **headers}, msgspec.json.encode(document))]
 

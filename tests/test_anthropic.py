@@ -397,6 +397,10 @@ async def test_a_result_names_its_call() -> None:
     assert (await refusal([Message("tool", "x")])).field == "messages[0].tool_call_id"
 
 
+async def test_a_system_text_alone_is_no_conversation() -> None:
+    assert (await refusal([Message("system", "Be brief.")])).field == "messages"
+
+
 async def test_a_name_is_refused() -> None:
     assert (await refusal([Message("user", "x", name="Ann")])).field == "name"
 
@@ -793,7 +797,7 @@ async def test_an_error_in_a_stream_is_typed_and_has_what_had_come(
     error_ = await failure(streamed(sse(start(), *text(0, "Hel")[:2], error(kind, f"no {PROMPT} {KEY}"), *stop())))
 
     assert type(error_) is class_
-    assert (error_.code, error_.retryable) == (kind, retryable)
+    assert (error_.code, error_.retryable, error_.request_id) == (kind, retryable, REQUEST_ID)
     assert error_.partial is not None
     assert error_.partial.text == "Hel"
 
@@ -824,7 +828,7 @@ async def test_an_error_in_place_of_a_reply_is_the_error_it_means(document: dict
 async def test_a_status_is_its_error_with_the_facts_of_the_service(
     status: int, kind: str, class_: type[APIError], retryable: bool
 ) -> None:
-    error_ = await failure(whole(error(kind, "slow down"), status, **{"retry-after": "7"}))
+    error_ = await failure(whole(error(kind, "slow down"), status, headers={"retry-after": "7"}))
 
     assert type(error_) is class_
     assert (error_.status, error_.code, error_.retryable) == (status, kind, retryable)

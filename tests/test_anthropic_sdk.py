@@ -158,7 +158,13 @@ COUNTS = {
     "input_tokens": 5, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 20, "output_tokens": 30,
     "output_tokens_details": {"thinking_tokens": 4},
 }  # fmt: skip
-CONTENT = [THOUGHT, SEALED, {"type": "text", "text": "Wait, caf\u00e9."}, USE, {**USE, "id": "t2", "input": {}}]
+CONTENT: list[dict[str, Any]] = [
+    THOUGHT,
+    SEALED,
+    {"type": "text", "text": "Wait, caf\u00e9."},
+    USE,
+    {**USE, "id": "t2", "input": {}},
+]
 REPLY = message(*CONTENT, reason="tool_use", usage=COUNTS)
 EVENTS = [
     start(usage={**COUNTS, "output_tokens": 1}),

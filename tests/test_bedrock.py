@@ -323,7 +323,7 @@ async def test_a_status_is_the_error_that_its_header_names(
         "x-amzn-errortype": f"{name}:http://internal.amazon.com/coral/",
         "x-amzn-requestid": "r-1",
     }
-    error = await failure(whole({"message": "slow down"}, status, **headers))
+    error = await failure(whole({"message": "slow down"}, status, headers))
 
     assert type(error) is kind
     assert (error.status, error.code, error.retryable) == (status, name, retryable)
@@ -341,7 +341,7 @@ async def test_an_error_does_not_repeat_keys_and_prompts() -> None:
 async def test_a_count_that_fails_does_not_repeat_the_prompt() -> None:
     def echo(request: SeenRequest) -> Sequence[Op]:
         prompt = b64decode(request.json()["input"]["invokeModel"]["body"]).decode()
-        return whole({"message": f"too long: {prompt}"}, 400, **{"x-amzn-errortype": "ValidationException"})
+        return whole({"message": f"too long: {prompt}"}, 400, headers={"x-amzn-errortype": "ValidationException"})
 
     async with serving(echo) as (_, client):
         with pytest.raises(asyncllm.BadRequestError) as caught:
@@ -406,7 +406,7 @@ async def test_an_error_event_inside_of_a_frame_is_the_error_it_means() -> None:
 async def test_frames_of_another_kind_are_passed_over() -> None:
     other = frame({":message-type": "event", ":event-type": "initial-response"}, b"{}")
     body = other + framed(start(), *text(0, "Hi"), *stop())
-    async with serving(streamed(body, FRAMED, **{"x-amzn-requestid": "r-1"})) as (_, client):
+    async with serving(streamed(body, FRAMED, headers={"x-amzn-requestid": "r-1"})) as (_, client):
         async with client.stream(PROMPT) as stream:
             async for _ in stream:
                 pass
@@ -416,7 +416,7 @@ async def test_frames_of_another_kind_are_passed_over() -> None:
 
 
 async def test_a_whole_reply_has_the_id_of_its_header() -> None:
-    script = whole(message({"type": "text", "text": "Hi"}), **{"x-amzn-requestid": "r-1"})
+    script = whole(message({"type": "text", "text": "Hi"}), headers={"x-amzn-requestid": "r-1"})
     async with serving(script) as (_, client):
         assert (await client.chat(PROMPT)).request_id == "r-1"
 

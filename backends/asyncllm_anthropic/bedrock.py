@@ -64,7 +64,7 @@ def about(_: str, /) -> About:
 
 
 class _Count(Struct):
-    inputTokens: int  # noqa: N815  # its name on the wire
+    tokens: int = msgspec.field(name="inputTokens")
 
 
 _count = msgspec.json.Decoder(_Count)
@@ -100,7 +100,7 @@ class Bedrock:
         call = await self._call(msgspec.structs.replace(request, stream=False), "count-tokens", body)
         try:
             async with self._transport.open(call) as reply:
-                tokens = decode(await reply.read(), _count, "a count of tokens").inputTokens
+                tokens = decode(await reply.read(), _count, "a count of tokens").tokens
         except APIStatusError as error:
             # What was sent is base64 of the prompt, so the transport cannot know what an echo of the prompt is.
             told = excerpt(error.message.encode(), sent=prompt)

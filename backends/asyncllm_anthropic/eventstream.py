@@ -21,7 +21,6 @@ from msgspec import Struct
 from asyncllm.dialect.lenient import decode
 from asyncllm.errors import AsyncLLMError, EventTooLargeError, ProtocolError, StreamInterrupted
 from asyncllm.events import Event
-from asyncllm.rejection import broken_off
 from asyncllm_anthropic.streams import MessageEvents
 
 __all__ = ["EVENT_STREAM", "Frame", "FrameDecoder", "FramedMessage"]
@@ -144,8 +143,6 @@ class FramedMessage:
         self.error: AsyncLLMError | None = None
         self._frames = FrameDecoder()
         self._message = MessageEvents(request_id=request_id, sent=sent, secrets=secrets)
-        self._sent = sent
-        self._secrets = secrets
         self._position = 0
 
     def feed(self, data: bytes) -> list[Event]:
@@ -178,7 +175,7 @@ class FramedMessage:
         name = name[:1].upper() + name[1:]
         message = frame.headers.get(":error-message") or _told(frame.payload)
         told = {"error": {"type": name, "message": message, "status_code": _STATUS.get(name, 500)}}
-        raise broken_off(msgspec.json.encode(told), sent=self._sent, secrets=self._secrets)
+        raise self._message.failed(msgspec.json.encode(told))
 
     def _interrupted(self, how: str) -> StreamInterrupted:
         return StreamInterrupted(f"the stream ended after {self._position} events {how}", maybe_billed=True)

@@ -9,7 +9,7 @@ from msgspec import Struct
 from asyncllm.backend import Config
 from asyncllm.errors import ConfigError
 
-__all__ = ["SHARED", "SUPPORTED", "Options"]
+__all__ = ["Options", "SHARED", "SUPPORTED"]
 
 SHARED = ("beta", "cache", "headers", "max_tokens", "version")
 """Names of the options that both backends have."""

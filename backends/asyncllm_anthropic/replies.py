@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from asyncllm.dialect.lenient import decode
-from asyncllm.errors import ResponseValidationError
+from asyncllm.errors import APIStatusError, ResponseValidationError
 from asyncllm.events import (
     Event,
     Finished,
@@ -36,6 +36,7 @@ __all__ = [
     "WireUsage",
     "document",
     "ended",
+    "failed",
     "read_count",
     "read_message",
     "read_models",
@@ -140,11 +141,10 @@ def read_message(
     read. `sent` is the request's body and `secrets` are its keys, which no error text may repeat.
     """
     reply = decode(body, _message, "a reply")
-    if reply.type == "error":
-        raise broken_off(body, sent=sent, secrets=secrets)
     if reply.content is None:
-        error = embedded_error(body, sent=sent, secrets=secrets)
-        raise error or ResponseValidationError("the reply has no `content`", body=body[:_BODY_LIMIT])
+        if reply.type == "error" or embedded_error(body) is not None:
+            raise failed(body, request_id=request_id, sent=sent, secrets=secrets)
+        raise ResponseValidationError("the reply has no `content`", body=body[:_BODY_LIMIT])
     events: list[Event] = [Started(reply.model, request_id or reply.id, body)]
     calls = 0
     for place, block in enumerate(reply.content):
@@ -156,6 +156,15 @@ def read_message(
     if reply.usage is not None:
         events.append(UsageReport(Tally().add(reply.usage)))
     return events + ended(reply)
+
+
+def failed(
+    document: bytes, *, request_id: str | None, sent: bytes = b"", secrets: tuple[str, ...] = ()
+) -> APIStatusError:
+    """The error that a document inside a reply of status 200 means, with the id that the reply's headers give."""
+    error = broken_off(document, sent=sent, secrets=secrets)
+    error.request_id = request_id
+    return error
 
 
 def _arguments(block: WireBlock) -> str:

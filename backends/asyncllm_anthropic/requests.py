@@ -65,6 +65,8 @@ class _Turn(Struct):
 def write_messages(request: Request, options: Options, head: dict[str, Any], *, backend: str) -> dict[str, Any]:
     """The body of a call, `head` first. Raises `InvalidRequestError` and `UnsupportedError`, naming the field."""
     system, turns = _conversation(request.messages, backend)
+    if not turns:
+        raise InvalidRequestError("a conversation has at least one message beside the system text", field="messages")
     sampling = request.sampling
     body = {**head, "max_tokens": options.max_tokens if sampling.max_tokens is UNSET else sampling.max_tokens}
     if system:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from asyncllm.backend import Config, Secret
 from asyncllm.errors import ConfigError
 
-__all__ = ["OPTIONS", "Bearer", "Caller", "SigV4", "caller", "needs_region", "region_of"]
+__all__ = ["Bearer", "Caller", "OPTIONS", "SigV4", "caller", "needs_region", "region_of"]
 
 OPTIONS = ("access_key_id", "profile", "region", "secret_access_key", "session_token")
 
@@ -66,9 +66,7 @@ class SigV4:
         self._failures: Any = import_module("botocore.exceptions")
         self._finding = threading.Lock()
         self._credentials: Any = _given(config, env)
-        self._session: Any = import_module("botocore.session").Session(
-            profile=config.option("profile", str, "") or env.get("AWS_PROFILE", "").strip() or None
-        )
+        self._profile = config.option("profile", str, "") or env.get("AWS_PROFILE", "").strip() or None
         self.region = region_of(config, env) or self._profile_region()
         if self.region is None:
             raise needs_region(config)
@@ -76,11 +74,14 @@ class SigV4:
     async def sign(self, url: str, headers: Mapping[str, str], body: bytes, /) -> dict[str, str]:
         """See `Caller`."""
         credentials = self._credentials
-        if credentials is None or getattr(credentials, "refresh_needed", bool)():
+        is_stale = getattr(credentials, "refresh_needed", None)
+        if credentials is None or (is_stale is not None and is_stale()):
             # Files, processes, other servers: whatever the chain asks, it waits for.
-            credentials = await asyncio.to_thread(self._find)
+            frozen = await asyncio.to_thread(self._find)
+        else:
+            frozen = credentials.get_frozen_credentials()
         request = self._requests.AWSRequest(method="POST", url=url, headers=dict(headers), data=body)
-        self._auth.SigV4Auth(credentials, _SERVICE, self.region).add_auth(request)
+        self._auth.SigV4Auth(frozen, _SERVICE, self.region).add_auth(request)
         return dict(request.headers.items())
 
     def _find(self) -> Any:
@@ -88,19 +89,21 @@ class SigV4:
         with self._finding:
             try:
                 if self._credentials is None:
-                    self._session.get_component("credential_provider").remove("env")
-                    self._credentials = self._session.get_credentials()
+                    session = self._session()
+                    session.get_component("credential_provider").remove("env")
+                    self._credentials = session.get_credentials()
                 if self._credentials is not None:
-                    self._credentials.get_frozen_credentials()
+                    return self._credentials.get_frozen_credentials()
             except self._failures.BotoCoreError as error:
                 raise self._unknown(f"AWS's chain fails ({type(error).__name__})") from None
-            if self._credentials is None:
-                raise self._unknown("nobody has any")
-            return self._credentials
+            raise self._unknown("nobody has any")
+
+    def _session(self) -> Any:
+        return import_module("botocore.session").Session(profile=self._profile)
 
     def _profile_region(self) -> str | None:
         try:
-            region = self._session.get_scoped_config().get("region")
+            region = self._session().get_scoped_config().get("region")
         except self._failures.BotoCoreError as error:
             raise self._unknown(f"the profile cannot be read ({type(error).__name__})") from None
         return _checked(str(region), self._backend) if region else None

@@ -14,12 +14,22 @@ import msgspec
 from msgspec import Struct
 
 from asyncllm.dialect.lenient import decode
-from asyncllm.errors import ResponseValidationError
+from asyncllm.errors import APIStatusError, ResponseValidationError
 from asyncllm.events import Event, ReasoningDelta, Started, TextDelta, ToolCallDelta, UsageReport
 from asyncllm.exchange import EventDecoder
-from asyncllm.rejection import broken_off, embedded_error
+from asyncllm.rejection import embedded_error
 from asyncllm.sse import ServerSentEvent
-from asyncllm_anthropic.replies import Tally, WireBlock, WireMessage, WireStop, WireUsage, document, ended, sealed
+from asyncllm_anthropic.replies import (
+    Tally,
+    WireBlock,
+    WireMessage,
+    WireStop,
+    WireUsage,
+    document,
+    ended,
+    failed,
+    sealed,
+)
 
 __all__ = ["MessageEvents", "MessageStream"]
 
@@ -85,15 +95,11 @@ class MessageEvents:
         Raises `APIStatusError` for an error, and `ResponseValidationError` for what cannot be read.
         """
         if kind == "error":
-            raise broken_off(data, sent=self._sent, secrets=self._secrets)
+            raise self.failed(data)
         event = decode(data, _decoder, "an event")
-        if event.type is None:
-            error = embedded_error(data, sent=self._sent, secrets=self._secrets)
-            if error is not None:
-                raise error
         word = event.type or kind
-        if word == "error":
-            raise broken_off(data, sent=self._sent, secrets=self._secrets)
+        if word == "error" or (event.type is None and embedded_error(data) is not None):
+            raise self.failed(data)
         if word == "message_start":
             self._start(event, events)
         elif word not in _PARTS:
@@ -115,6 +121,10 @@ class MessageEvents:
             events += ended(self._stop)
             return True
         return False
+
+    def failed(self, document: bytes) -> APIStatusError:
+        """The error that `document` means, which came in place of an event."""
+        return failed(document, request_id=self._request_id, sent=self._sent, secrets=self._secrets)
 
     def _start(self, event: _WireEvent, events: list[Event]) -> None:
         message = event.message
