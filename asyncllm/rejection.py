@@ -49,16 +49,11 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
     529: OverloadedError,
 }
 
-# Codes that say more than the status. Sources: the error pages of OpenAI, Azure, Anthropic, Amazon Bedrock, vLLM,
-# llama.cpp and TGI.
+# Codes that say more than the status. Sources: error pages of OpenAI, Azure, Anthropic, AWS, vLLM, llama.cpp and TGI.
 _BY_CODE: dict[str, type[APIStatusError]] = {
-    "ExpiredTokenException": AuthenticationError,
-    "InvalidSignatureException": AuthenticationError,
     "ModelNotReadyException": OverloadedError,
     "ModelStreamErrorException": InternalServerError,
     "ServiceQuotaExceededException": QuotaExceededError,
-    "ThrottlingException": RateLimitError,
-    "UnrecognizedClientException": AuthenticationError,
     "authentication_error": AuthenticationError,
     "billing_error": QuotaExceededError,
     "billing_hard_limit_reached": QuotaExceededError,
@@ -77,6 +72,8 @@ _BY_CODE: dict[str, type[APIStatusError]] = {
     "rate_limit_exceeded": RateLimitError,
     "string_above_max_length": ContextLengthExceededError,
 }
+_SIGNATURE = ("ExpiredTokenException", "InvalidSignatureException", "UnrecognizedClientException")
+_BY_CODE.update(dict.fromkeys(_SIGNATURE, AuthenticationError))  # which AWS answers with 403
 # What a response of OpenAI's Responses API fails by, where the request is at fault.
 _BY_CODE.update(
     dict.fromkeys(

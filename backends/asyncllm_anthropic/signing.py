@@ -94,7 +94,7 @@ class SigV4:
                     self._credentials = session.get_credentials()
                 if self._credentials is not None:
                     return self._credentials.get_frozen_credentials()
-            except self._failures.BotoCoreError as error:
+            except (self._failures.BotoCoreError, self._failures.ClientError) as error:
                 raise self._unknown(f"AWS's chain fails ({type(error).__name__})") from None
             raise self._unknown("nobody has any")
 

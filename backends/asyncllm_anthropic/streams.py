@@ -161,6 +161,8 @@ class MessageEvents:
             raise ResponseValidationError("a piece of content belongs to no block, or says not what it is")
         kind = delta.type
         if _BLOCK_OF.get(kind) != block.type:
+            if kind in _BLOCK_OF and block.type in _BLOCK_OF.values():
+                raise ResponseValidationError(f"a {kind} belongs to no block of {block.type}")
             return  # a citation, or something new
         if kind == "text_delta":
             _add(TextDelta(_told(delta.text, kind)), events)
