@@ -49,9 +49,13 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
     529: OverloadedError,
 }
 
-# Codes that say more than the status. Sources: the error pages of OpenAI, Azure, Anthropic, vLLM, llama.cpp and TGI.
+# Codes that say more than the status. Sources: error pages of OpenAI, Azure, Anthropic, AWS, vLLM, llama.cpp and TGI.
 _BY_CODE: dict[str, type[APIStatusError]] = {
+    "ModelNotReadyException": OverloadedError,
+    "ModelStreamErrorException": InternalServerError,
+    "ServiceQuotaExceededException": QuotaExceededError,
     "authentication_error": AuthenticationError,
+    "billing_error": QuotaExceededError,
     "billing_hard_limit_reached": QuotaExceededError,
     "content_filter": ContentFilterError,
     "content_policy_violation": ContentFilterError,
@@ -68,6 +72,8 @@ _BY_CODE: dict[str, type[APIStatusError]] = {
     "rate_limit_exceeded": RateLimitError,
     "string_above_max_length": ContextLengthExceededError,
 }
+_SIGNATURE = ("ExpiredTokenException", "InvalidSignatureException", "UnrecognizedClientException")
+_BY_CODE.update(dict.fromkeys(_SIGNATURE, AuthenticationError))  # which AWS answers with 403
 # What a response of OpenAI's Responses API fails by, where the request is at fault.
 _BY_CODE.update(
     dict.fromkeys(
@@ -125,6 +131,8 @@ def rejection(
     `body` may be cut off, empty, HTML or anything else: the status alone is enough.
     """
     told = _read(body)
+    if told.code is None and told.kind is None:
+        told.kind = headers.get("x-amzn-errortype", "").partition(":")[0].strip()[:100] or None
     error = _classify(status, told)
     return error(
         _scrub(told.message, sent, secrets) or "the server gave no reason",
@@ -270,7 +278,7 @@ def _read(body: bytes) -> _Told:
         return _Told(document if isinstance(document, str) else "")
     error = whole.get("error")
     inner = _object(error) or whole
-    words = (inner.get(name) for name in ("message", "error", "detail", "content", "text"))
+    words = (inner.get(name) for name in ("message", "Message", "error", "detail", "content", "text"))
     status = next((status for name in ("status_code", "status") if (status := _status(inner.get(name)))), None)
     return _Told(
         message=_as_text(error if isinstance(error, str) else next(filter(None, words), None)),

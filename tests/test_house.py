@@ -106,6 +106,7 @@ HOMES = {
         "backends/asyncllm_llamacpp",
         "backends/asyncllm_vllm",
     },
+    "botocore": {"backends/asyncllm_anthropic"},
     "lmdb": {"asyncllm/cache/disk.py"},
     "opentelemetry": {"asyncllm/hooks/otel.py"},
     "pytest": {"asyncllm/testing"},

@@ -11,7 +11,10 @@ from asyncllm.types import Noun, Timeouts
 __all__ = ["HttpCall", "HttpReply", "Transport"]
 
 # Headers that hold no secret. Any other may: gateways have names of their own for a key.
-_PLAIN = ("Accept", "Cache-Control", "Content-Type", "OpenAI-Organization", "OpenAI-Project", "User-Agent")
+_PLAIN = (
+    "Accept", "Cache-Control", "Content-Type", "OpenAI-Organization", "OpenAI-Project", "User-Agent", "anthropic-beta",
+    "anthropic-version",
+)  # fmt: skip
 _PLAIN_HEADERS = frozenset((*_PLAIN, *(name.lower() for name in _PLAIN)))
 _SECRET_LENGTH = 6  # a shorter value is a flag or a number, and would be blanked out of every text
 
@@ -46,9 +49,13 @@ class HttpCall(Noun, frozen=True, kw_only=True):
 
 
 def _secrets(value: str) -> Iterator[str]:
-    """A header's value, and its parts without what names them, as in `session=...; theme=...`."""
+    """A header's value, and its parts without what names them, as in `session=...; theme=...`.
+
+    Of AWS's `Credential=<key id>/<date>/...,` the id counts too.
+    """
     words = value.split()
-    for part in {value, *words, *(word.partition("=")[2].rstrip(";") for word in words)}:
+    named = [word.partition("=")[2].rstrip(";,") for word in words]
+    for part in {value, *words, *named, *(word.partition("/")[0] for word in named)}:
         if len(part) >= _SECRET_LENGTH:
             yield part
 
