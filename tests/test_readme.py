@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from asyncllm.cli.backends import markdown
 from asyncllm.registry import Registry
+from asyncllm.testing import Chunk, FaultyServer, Op, SeenRequest, Status
+from asyncllm.testing.conformance import OpenAIDialect
+from asyncllm.types import ToolCall
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
@@ -35,8 +41,8 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(site: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": os.environ["PATH"], "HOME": str(site), "PYTHONPATH": str(site)}
+def run(site: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": os.environ["PATH"], "HOME": str(site), "PYTHONPATH": str(site), **variables}
     return subprocess.run(
         [sys.executable, *command], cwd=site, env=env, capture_output=True, text=True, check=False, timeout=100
     )
@@ -60,7 +66,7 @@ def test_every_python_block_compiles() -> None:
 
     for source in blocks:
         compile(source, "README.md", "exec")
-    assert len(blocks) == 5
+    assert len(blocks) == 7
 
 
 def test_the_block_for_a_budget_says_what_was_spent(tmp_path: Path) -> None:
@@ -106,6 +112,44 @@ def test_the_configuration_file_is_read_as_shown(tmp_path: Path) -> None:
     path.write_text(block("toml", "[deployments.eu]"))
 
     assert load_settings(path).expand("fast") == ["eu", "openai:gpt-4.1"]
+
+
+def test_the_typed_answers_are_of_their_types(site: Path) -> None:
+    done = run(site, "-c", block("python", "class Person"))
+
+    assert done.stderr == ""
+    first, *growing, last = done.stdout.splitlines()
+    assert re.fullmatch(r"Person\(name='.*', mood='(good|bad)', age=-?\d+\)", first)
+    assert re.fullmatch(r"Person\(name='.*', mood='(good|bad)', age=-?\d+\)", last)
+    assert growing[0] == "{}"
+
+
+async def test_the_tools_are_called_whole_and_streamed(site: Path) -> None:
+    wire = OpenAIDialect()
+    call = ToolCall("call_1", "weather", '{"city": "Rome"}')
+
+    def answer(request: SeenRequest) -> Sequence[Op]:
+        asked = json.loads(request.body)
+        is_told = asked["messages"][-1]["role"] == "tool"
+        if not asked.get("stream"):
+            texts, calls = (["Sunny."], ()) if is_told else ([""], (call,))
+            return [Status(200, {"content-type": "application/json"}, wire.reply(texts, calls=calls))]
+        piece = wire.text("Sunny.")
+        if not is_told:
+            piece = wire.call(0, call_id=call.id, name=call.name, arguments=call.arguments)
+        return [
+            Status(200, {"content-type": wire.content_type}, None),
+            Chunk(wire.start() + piece + wire.finish() + wire.end()),
+        ]
+
+    async with FaultyServer(answer) as server:
+        env = {"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": "sk-readme"}
+        done = await asyncio.to_thread(run, site, "-c", block("python", "def weather"), **env)
+
+    assert done.stderr == ""
+    assert re.search(r"weather \{\"city\":\"Rome\",\"sky\":\"sunny\"\} 0\.\d+ s", done.stdout)
+    assert done.stdout.startswith("Sunny.")
+    assert done.stdout.rstrip().endswith("2")
 
 
 def test_the_table_of_backends_is_what_they_tell_of_themselves() -> None:
