@@ -568,6 +568,16 @@ def test_models_are_listed_as_the_model_option_takes_them(run: Run, server: Serv
     assert done.stderr.count("\n") == 1
 
 
+def test_backends_that_nobody_has_set_up_are_one_line_and_one_that_was_is_an_error(run: Run) -> None:
+    untouched, broken = run("models"), run("models", OPENAI_BASE_URL="http://127.0.0.1:9/v1")
+
+    assert (untouched.returncode, broken.returncode) == (0, 0)
+    (line,) = (line for line in untouched.stderr.splitlines() if "not set up" in line)
+    assert "openai" in line
+    assert "error" not in untouched.stderr
+    assert "cannot connect to 127.0.0.1:9" in broken.stderr
+
+
 def test_the_doctor_names_what_is_missing_and_no_key(run: Run, server: Server) -> None:
     without = json.loads(run("doctor", "--json").stdout)
     done = run("doctor", OPENAI_BASE_URL=server.url, OPENAI_API_KEY=KEY)

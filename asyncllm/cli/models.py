@@ -10,10 +10,19 @@ from collections.abc import Sequence
 import msgspec
 
 from asyncllm.cli.output import note, print_json, say, tell
+from asyncllm.cli.remedies import read_variables
 from asyncllm.cli.status import OK, status_of
 from asyncllm.client import Client
-from asyncllm.config import find_settings, load_settings
-from asyncllm.errors import APIError, AsyncLLMError, UnsupportedError
+from asyncllm.config import Settings, find_settings, load_settings
+from asyncllm.errors import (
+    APIConnectionError,
+    APIError,
+    AsyncLLMError,
+    ConfigError,
+    ConnectTimeoutError,
+    PluginError,
+    UnsupportedError,
+)
 from asyncllm.registry import Registry
 from asyncllm.types import ModelInfo, Timeouts
 
@@ -23,12 +32,19 @@ __all__ = ["list_all", "run"]
 def run(args: Namespace) -> int:
     """Print the models of the backends named, or of all. Raises `ConfigError` for a bad configuration file."""
     settings = load_settings(find_settings(os.environ))
-    names = args.backend or Registry().names()
+    registry = Registry()
+    names = args.backend or registry.names()
     client = Client(config=settings, retry=None, timeouts=Timeouts(total_s=args.timeout))
     found = dict(zip(names, asyncio.run(list_all(client, names)), strict=True))
     if not args.backend:
-        # Nobody asked for a backend that has no list, such as one that takes any name.
+        # Nobody asked for a backend that has no list, such as one that takes any name, nor for one without a key.
+        idle = [
+            name for name, result in found.items() if _is_idle(result) and not _is_set_up(registry, name, settings)
+        ]
+        found = {name: result for name, result in found.items() if name not in idle}
         found = {name: result for name, result in found.items() if not isinstance(result, UnsupportedError)}
+        if idle:
+            note(f"not set up, or not running at its usual address: {', '.join(idle)}")
     models = {name: result for name, result in found.items() if not isinstance(result, AsyncLLMError)}
     errors = {name: result for name, result in found.items() if isinstance(result, AsyncLLMError)}
     if not found:
@@ -43,6 +59,19 @@ def run(args: Namespace) -> int:
     if errors and not models:
         return status_of(next(iter(errors.values())))
     return OK
+
+
+def _is_idle(result: Sequence[ModelInfo] | AsyncLLMError) -> bool:
+    """Whether a backend lacks a key, an address or the like, or nothing runs where it looked."""
+    if isinstance(result, ConfigError):
+        return not isinstance(result, PluginError)
+    return isinstance(result, ConnectTimeoutError) or type(result) is APIConnectionError
+
+
+def _is_set_up(registry: Registry, name: str, settings: Settings) -> bool:
+    """Whether anybody has said anything of a backend, in the configuration or by a variable that it reads."""
+    variables = read_variables(registry, name)
+    return name in settings.backends or any(os.environ.get(variable, "").strip() for variable in variables)
 
 
 async def list_all(client: Client, names: Sequence[str]) -> list[Sequence[ModelInfo] | AsyncLLMError]:
