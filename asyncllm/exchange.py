@@ -15,7 +15,8 @@ A backend over HTTP brings what only it can know, how its service's bytes become
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol
 
@@ -25,7 +26,7 @@ from asyncllm.events import Event, Events, Ready
 from asyncllm.rejection import excerpt
 from asyncllm.sse import ServerSentEvent, SSEDecoder
 
-__all__ = ["EVENT_STREAM", "EventDecoder", "Exchange", "StreamDecoder"]
+__all__ = ["EVENT_STREAM", "EventDecoder", "Exchange", "Prepared", "StreamDecoder"]
 
 EVENT_STREAM = "text/event-stream"
 _PAGE_BYTES = 4096  # enough of a page to tell whose it is
@@ -170,6 +171,25 @@ class Exchange:
                 await reply.drain()
                 return
         yield decoder.close()
+
+
+class Prepared:
+    """An exchange that is opened once something else has been done, such as asking a server what it serves."""
+
+    __slots__ = ("_exchange", "_prepare")
+
+    def __init__(self, prepare: Callable[[], Awaitable[object]], exchange: AbstractAsyncContextManager[Events]) -> None:
+        self._prepare = prepare
+        self._exchange = exchange
+
+    async def __aenter__(self) -> Events:
+        await self._prepare()
+        return await self._exchange.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._exchange.__aexit__(kind, error, trace)
 
 
 async def _not_a_stream(reply: HttpReply, kind: str, call: HttpCall) -> ProtocolError:

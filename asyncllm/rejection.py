@@ -92,6 +92,7 @@ _BY_CODE.update(
 # These name the request's fault in general: a status that says more wins.
 _VAGUE = {"invalid_request_error", "authentication_error", "permission_error", "not_found_error", "rate_limit_error"}
 
+_TOO_LONG = "input_tokens"  # what vLLM blames for a prompt that does not fit; its code is but the status
 _RETRYABLE_STATUS = {408, 425}
 _FINAL_STATUS = {501, 505}
 _TEXT_LIMIT = 500
@@ -242,6 +243,8 @@ def _retryable(status: int, error: type[APIStatusError]) -> bool:
 
 def _classify(status: int, told: _Told) -> type[APIStatusError]:
     by_status = _BY_STATUS.get(status, InternalServerError if status >= 500 else APIStatusError)
+    if by_status is BadRequestError and told.param == _TOO_LONG:
+        return ContextLengthExceededError
     for word in (told.code, told.kind):
         if word in _BY_CODE and not (word in _VAGUE and by_status not in (APIStatusError, InternalServerError)):
             return _BY_CODE[word]

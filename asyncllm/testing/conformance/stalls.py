@@ -114,9 +114,9 @@ class StallChecks(Spoken):
             try:
                 async with asyncio.timeout(self.patience_s):
                     if not stream:
-                        await client.chat(self.prompt)
+                        await (client.chat if self.chat else client.complete)(self.prompt)
                     else:
-                        async with client.stream(self.prompt) as events:
+                        async with (client.stream if self.chat else client.stream_complete)(self.prompt) as events:
                             async for _ in events:
                                 pass
             except APITimeoutError as error:
