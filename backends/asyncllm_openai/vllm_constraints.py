@@ -48,7 +48,10 @@ def constrained(request: Request, spelling: Spelling) -> Request:
     if request.constraint is None or (spelling != "guided" and isinstance(request.constraint, JsonSchema)):
         return request
     kind, value = _written(request.constraint)
-    field: dict[str, Any] = {f"guided_{kind}": value} if spelling == "guided" else {"structured_outputs": {kind: value}}
+    if spelling == "guided":
+        field: dict[str, Any] = {f"guided_{kind}": value}
+    else:
+        field = {"structured_outputs": {**_object(extra.get("structured_outputs")), kind: value}}
     return msgspec.structs.replace(request, constraint=None, extra={**extra, **field})
 
 
@@ -67,11 +70,13 @@ def _written(constraint: Constraint) -> tuple[str, Any]:
 def _constraints(extra: Mapping[str, Any]) -> list[str]:
     """Names of the constraints that `extra` holds."""
     found = [name for name in _GUIDED[:5] if extra.get(name) is not None]
-    inner = extra.get("structured_outputs")
-    if isinstance(inner, Mapping):
-        given = cast("Mapping[str, Any]", inner)
-        found += [f"structured_outputs.{kind}" for kind in _KINDS if given.get(kind) is not None]
-    form = extra.get("response_format")
-    if isinstance(form, Mapping) and cast("Mapping[str, Any]", form).get("type") in _FORMATS:
+    given = _object(extra.get("structured_outputs"))
+    found += [f"structured_outputs.{kind}" for kind in _KINDS if given.get(kind) is not None]
+    if _object(extra.get("response_format")).get("type") in _FORMATS:
         found.append("response_format")
     return found
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    """`value` if it is an object, else an empty one."""
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
