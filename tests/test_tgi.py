@@ -285,7 +285,9 @@ async def test_a_plain_answer_has_text_usage_and_reason() -> None:
     ("header", "prefill", "expected"),
     [("5", 2, 5), ("many", 2, 2), ("", 2, 2), ("", 0, None), ("\u0663".encode().decode("latin-1"), 0, None)],
 )
-async def test_the_prompt_is_counted_by_header_or_by_its_tokens(header: str, prefill: int, expected: int | None) -> None:
+async def test_the_prompt_is_counted_by_header_or_by_its_tokens(
+    header: str, prefill: int, expected: int | None
+) -> None:
     tokens = [{"id": 1, "text": "a", "logprob": None}] * prefill
     async with serving(served(answer("blue", prefill=tokens), x_prompt_tokens=header)) as (_, client):
         reply = await client.complete(PROMPT)
@@ -336,7 +338,10 @@ async def test_probabilities_come_only_where_they_were_asked_for() -> None:
         rivals = await client.complete("one two", top_logprobs=1)
 
     assert plain.logprobs is None
-    assert [(one.token, one.logprob, one.top) for one in asked.logprobs or ()] == [("one", -0.5, ()), (" two", -0.5, ())]
+    assert [(one.token, one.logprob, one.top) for one in asked.logprobs or ()] == [
+        ("one", -0.5, ()),
+        (" two", -0.5, ()),
+    ]
     assert [[rival.token for rival in one.top] for one in rivals.logprobs or ()] == [["one"], [" two"]]
 
 

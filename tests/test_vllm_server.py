@@ -179,7 +179,9 @@ async def test_an_older_server_gets_the_older_spelling(kind: str) -> None:
         ("guided", {"structured_outputs": {"regex": "yes"}}),
     ],
 )
-async def test_a_constraint_that_the_server_would_ignore_is_refused_by_name(spelling: str, extra: dict[str, Any]) -> None:
+async def test_a_constraint_that_the_server_would_ignore_is_refused_by_name(
+    spelling: str, extra: dict[str, Any]
+) -> None:
     async with serving(structured_outputs=spelling) as (server, client):
         with pytest.raises(InvalidRequestError) as caught:
             await client.chat("Hello", extra=extra)

@@ -110,7 +110,7 @@ def _pieces(asked: Mapping[str, Any]) -> tuple[list[str], str]:
 
 
 def _tops(asked: Mapping[str, Any], piece: str) -> list[dict[str, Any]]:
-    return [token(piece)] * asked.get("parameters", {}).get("top_n_tokens", 0)
+    return [token(piece)] * (asked.get("parameters", {}).get("top_n_tokens") or 0)
 
 
 def _generate(request: SeenRequest) -> Sequence[Op]:
@@ -153,7 +153,7 @@ def _chat(request: SeenRequest) -> Sequence[Op]:
         body = openai_reply("".join(said), finish=finish, usage=usage, model="some-model")
         return [Status(body=_with_logprobs(asked, body))]
     chunks = openai_chunks(said, finish=finish, usage=usage, model="some-model")
-    return streamed(*(b"data:" + _with_logprobs(asked, chunk) + b"\n\n" for chunk in chunks), b"data:[DONE]\n\n")
+    return streamed(*(b"data: " + _with_logprobs(asked, chunk) + b"\n\n" for chunk in chunks), b"data: [DONE]\n\n")
 
 
 def _templated(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -255,7 +255,10 @@ async def test_row_024_partly_a_stream_of_vllm_has_deltas_usage_and_an_end() -> 
 
 async def test_row_024_partly_an_error_in_a_stream_of_vllm_raises() -> None:
     broken = {"error": {"message": "engine died", "type": "InternalServerError", "param": None, "code": 500}}
-    async with serving("vllm", [Sse([{"choices": [{"index": 0, "delta": {"content": "The"}}]}, broken])]) as (_, client):
+    async with serving("vllm", [Sse([{"choices": [{"index": 0, "delta": {"content": "The"}}]}, broken])]) as (
+        _,
+        client,
+    ):
         with pytest.raises(asyncllm.InternalServerError, match="engine died") as caught:
             async with client.stream("Hello") as stream:
                 async for _ in stream:
@@ -294,11 +297,12 @@ async def test_row_033_two_constraints_are_an_error_before_http(extra: dict[str,
         (JsonSchema(SCHEMA), "response_format", {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}),
     ],
 )  # fmt: skip
-async def test_row_033_one_constraint_is_translated_for_vllm(constraint: Any, field: str, value: dict[str, Any]) -> None:
+async def test_row_033_one_constraint_is_translated_for_vllm(
+    constraint: Any, field: str, value: dict[str, Any]
+) -> None:
     async with serving("vllm") as (server, client):
         await client.chat("Hello", constraint=constraint)
 
     sent = server.requests[0].json()
     assert sent[field] == value
     assert not any(name.startswith("guided_") for name in sent)
-
