@@ -119,23 +119,31 @@ async def test_a_tool_is_called_with_arguments_of_its_schema(client: Client, cho
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
-async def test_an_answer_has_the_form_that_was_asked_for(client: Client, name: str) -> None:
+async def test_an_answer_has_the_form_that_was_asked_for(own: Client, name: str) -> None:
     constraint, is_held = CONSTRAINTS[name]
-    try:
-        whole = await client.chat("Answer.", constraint=constraint, max_tokens=100)
-    except UnsupportedError as error:
-        # `openai` is for any server, of which most would ignore the field and answer without the constraint.
-        assert error.backend == "openai"
-        assert name != "schema"
-        return
-    async with client.stream("Answer.", constraint=constraint, max_tokens=100) as stream:
+    whole = await own.chat("Answer.", constraint=constraint, max_tokens=100)
+    async with own.stream("Answer.", constraint=constraint, max_tokens=100) as stream:
         async for _ in stream:
             pass
-    text = await client.complete("Answer:", constraint=constraint, max_tokens=100)
+    text = await own.complete("Answer:", constraint=constraint, max_tokens=100)
 
     for reply in (whole, stream.response, text):
         assert reply.finish_reason == "stop"
         assert is_held(reply.text)
+
+
+async def test_plain_openai_holds_an_answer_to_a_schema_and_refuses_what_others_would_ignore(
+    vllm_server: Server,
+) -> None:
+    async with client_of(vllm_server, "openai") as client:
+        reply = await client.chat("Answer.", constraint=JsonSchema(SCHEMA), max_tokens=100)
+        choice = await client.chat("Answer.", extra={"structured_outputs": {"choice": ["red"]}}, max_tokens=100)
+        with pytest.raises(UnsupportedError) as caught:
+            await client.chat("Answer.", constraint=Choice(["red"]))
+
+    assert type(json.loads(reply.text)["ok"]) is bool
+    assert choice.text == "red"
+    assert caught.value.field == "Choice"
 
 
 async def test_the_older_spelling_is_what_this_server_ignores(vllm_server: Server) -> None:

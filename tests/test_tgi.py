@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -418,7 +419,7 @@ async def test_an_answer_that_is_cut_has_stopped_whatever_tgi_says_of_it() -> No
 def test_a_cut_is_the_same_however_the_text_comes(text: str, cuts: list[int], stops: list[str]) -> None:
     edges = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
     cut = Cut(stops)
-    said = "".join(cut.feed(text[start:end]) for start, end in zip(edges, edges[1:], strict=False)) + cut.close()
+    said = "".join(cut.feed(text[start:end]) for start, end in pairwise(edges)) + cut.close()
 
     places = [text.find(stop) for stop in stops if stop in text]
     assert said == (text[: min(places)] if places else text)

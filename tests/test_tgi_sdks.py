@@ -46,7 +46,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """Options by our names and by theirs."""
 
 ROOT = Path(__file__).parent.parent
-SDK = ROOT / ".cache" / "sdks" / "text-generation-0.7.0"
+SDK = ROOT / ".cache" / "sdks" / "text-generation==0.7.0"
 # Its newest release forbids the huggingface_hub that everything else here needs, and works with it all the same.
 _SCRIPT = """
 import asyncio, json, sys
@@ -167,20 +167,24 @@ async def test_huggingface_hub_chats_alike() -> None:
     assert stream.response.text == said
 
 
+@pytest.fixture(scope="module")
+def sdk_folder() -> Path:
+    """A folder that `text-generation` is installed into, beside what it needs and finds here."""
+    if not SDK.exists():
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", SDK, SDK.name]
+        subprocess.run(command, check=True)
+    return SDK
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", OPTIONS)
-async def test_text_generation_generates_alike(case: str) -> None:
+async def test_text_generation_generates_alike(sdk_folder: Path, case: str) -> None:
     mine, theirs = OPTIONS[case]
-    if not SDK.exists():
-        subprocess.run(
-            [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", SDK, "text-generation==0.7.0"],
-            check=True,
-        )
     async with FaultyServer(at_the_root) as server:
         whole, text = await ours(server.url, **mine)
         command = [sys.executable, "-c", _SCRIPT, server.url, PROMPT, msgspec.json.encode(theirs).decode()]
         sdk = await asyncio.create_subprocess_exec(
-            *command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(SDK)}
+            *command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(sdk_folder)}
         )
         told = msgspec.json.decode((await sdk.communicate())[0])
 

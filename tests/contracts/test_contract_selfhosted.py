@@ -294,9 +294,13 @@ async def test_row_033_two_constraints_are_an_error_before_http(extra: dict[str,
         (Regex("yes|no"), "structured_outputs", {"regex": "yes|no"}),
         (Choice(["yes", "no"]), "structured_outputs", {"choice": ["yes", "no"]}),
         (Grammar('root ::= "yes"'), "structured_outputs", {"grammar": 'root ::= "yes"'}),
-        (JsonSchema(SCHEMA), "response_format", {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}),
+        (
+            JsonSchema(SCHEMA),
+            "response_format",
+            {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}},
+        ),
     ],
-)  # fmt: skip
+)
 async def test_row_033_one_constraint_is_translated_for_vllm(
     constraint: Any, field: str, value: dict[str, Any]
 ) -> None:
