@@ -110,7 +110,7 @@ async def test_huggingface_hub_generates_alike(case: str) -> None:
     mine, theirs = OPTIONS[case]
     async with FaultyServer(at_the_root) as server:
         whole, text = await ours(server.url, **mine)
-        sdk = AsyncInferenceClient(model=server.url, token="hf_x")
+        sdk: Any = AsyncInferenceClient(model=server.url, token="hf_x")
         told = await sdk.text_generation(PROMPT, details=True, **theirs)
         pieces = [piece async for piece in await sdk.text_generation(PROMPT, details=True, stream=True, **theirs)]
         await sdk.close()
@@ -138,7 +138,7 @@ async def test_huggingface_hub_chats_alike() -> None:
             async with client.stream(messages, stop=["never"], **options) as stream:
                 async for _ in stream:
                     pass
-        sdk = AsyncInferenceClient(base_url=server.url, token="hf_x")
+        sdk: Any = AsyncInferenceClient(base_url=server.url, token="hf_x")
         theirs = await sdk.chat_completion(
             messages, model="some-model", stop=["never"], logprobs=True, top_logprobs=1, **options
         )
@@ -171,7 +171,7 @@ async def test_huggingface_hub_chats_alike() -> None:
 def sdk_folder() -> Path:
     """A folder that `text-generation` is installed into, beside what it needs and finds here."""
     if not SDK.exists():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", SDK, SDK.name]
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(SDK), SDK.name]
         subprocess.run(command, check=True)
     return SDK
 

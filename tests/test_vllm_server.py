@@ -27,12 +27,12 @@ from asyncllm import (
 from asyncllm.backend import Config, Context, PromptChecker
 from asyncllm.clock import LoopClock
 from asyncllm.testing import FaultyServer, Op, ScriptedTransport, SeenRequest, Stall, Status
-from asyncllm.types import Request
+from asyncllm.types import Constraint, Request
 from asyncllm_openai.vllm_server import connect
 from vllm_wire import LIMIT, vllm
 
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "boolean"}}}
-CONSTRAINTS = {
+CONSTRAINTS: Mapping[str, Constraint] = {
     "json": JsonSchema(SCHEMA),
     "regex": Regex("(yes|no)"),
     "choice": Choice(("yes", "no")),

@@ -60,7 +60,7 @@ class VLLMServer:
         self._name = config.backend
         self._root = config.url(context.env, "VLLM_BASE_URL", "http://localhost:8000/v1").removesuffix("/v1")
         self._transport = context.transport
-        self._spelling = _spelling(config)
+        self._spelling: Spelling = _spelling(config)
         self._verify = config.option("verify_model", bool, False)
         self._verified: set[str] = set()
         self._verifying = asyncio.Lock()

@@ -17,7 +17,7 @@ class Cut:
         self.found = False
         """Whether a stop text has come; nothing is given back from there on."""
         self._stops = stops
-        self._held = ""
+        self._held: str = ""
 
     def feed(self, text: str) -> str:
         """What `text` makes certain, which may be nothing."""
