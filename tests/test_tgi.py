@@ -244,6 +244,16 @@ async def test_what_tgis_own_parameters_exclude_is_refused_here(options: dict[st
     assert error.field == field
 
 
+@pytest.mark.parametrize(("chat", "name"), [(True, "response_format"), (False, "grammar")])
+async def test_a_constraint_and_one_in_extra_exclude_each_other(chat: bool, name: str) -> None:
+    extra = {name: {"type": "regex", "value": "no"}}
+    error = await refusal(chat=chat, constraint=Regex("yes"), extra=extra)
+
+    assert isinstance(error, InvalidRequestError)
+    assert error.field == "constraint"
+    assert name in error.message
+
+
 async def test_a_constraint_and_tools_exclude_each_other() -> None:
     error = await refusal(chat=True, tools=[Tool("f")], constraint=Regex("yes"))
 
@@ -284,7 +294,14 @@ async def test_a_plain_answer_has_text_usage_and_reason() -> None:
 
 @pytest.mark.parametrize(
     ("header", "prefill", "expected"),
-    [("5", 2, 5), ("many", 2, 2), ("", 2, 2), ("", 0, None), ("\u0663".encode().decode("latin-1"), 0, None)],
+    [
+        ("5", 2, 5),
+        ("many", 2, 2),
+        ("", 2, 2),
+        ("", 0, None),
+        ("9" * 5000, 0, None),
+        ("\u0663".encode().decode("latin-1"), 0, None),
+    ],
 )
 async def test_the_prompt_is_counted_by_header_or_by_its_tokens(
     header: str, prefill: int, expected: int | None
@@ -421,9 +438,10 @@ def test_a_cut_is_the_same_however_the_text_comes(text: str, cuts: list[int], st
     cut = Cut(stops)
     said = "".join(cut.feed(text[start:end]) for start, end in pairwise(edges)) + cut.close()
 
-    places = [text.find(stop) for stop in stops if stop in text]
-    assert said == (text[: min(places)] if places else text)
-    assert cut.found is bool(places)
+    ends = [end for end in range(len(text) + 1) if text[:end].endswith(tuple(stops))]
+    longest = max((len(stop) for stop in stops if ends and text[: ends[0]].endswith(stop)), default=0)
+    assert said == (text[: ends[0] - longest] if ends else text)
+    assert cut.found is bool(ends)
 
 
 # -- failures --------------------------------------------------------------------------------------------------------

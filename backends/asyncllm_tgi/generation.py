@@ -5,6 +5,7 @@ Terminal rule: the last event of a stream is the one with `generated_text`; ther
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -171,7 +172,7 @@ def _no_answer(document: bytes, call: HttpCall, otherwise: str) -> Exception:
 def _prompt_tokens(reply: HttpReply, details: _Details) -> int | None:
     """By the header that TGI counts in, or by the tokens themselves where `decoder_input_details` asked for them."""
     told = reply.headers.get("x-prompt-tokens", "")
-    return int(told) if told.isascii() and told.isdigit() else len(details.prefill) or None
+    return int(told) if re.fullmatch("[0-9]{1,9}", told) else len(details.prefill) or None
 
 
 def _add_usage(prompt_tokens: int | None, details: _Details, events: list[Event]) -> None:

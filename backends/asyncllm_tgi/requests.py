@@ -46,6 +46,9 @@ def check(request: Request, *, backend: str) -> None:
         raise InvalidRequestError(
             "TGI holds an answer to a constraint or to tools, not to both: leave one out", field="constraint"
         )
+    rival = "response_format" if request.is_chat else "grammar"
+    if request.constraint is not None and rival in request.extra:
+        raise InvalidRequestError(f"an answer takes one constraint, and extra holds {rival!r} too", field="constraint")
     if not request.is_chat:
         _check_parameters(request)
 

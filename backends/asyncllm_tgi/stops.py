@@ -8,7 +8,7 @@ __all__ = ["Cut"]
 
 
 class Cut:
-    """Takes a text in pieces and gives it back up to the first of `stops`.
+    """Takes a text in pieces and gives it back up to the first of `stops`: the one that is complete first.
 
     What may be the beginning of a stop text is held back until the next piece decides.
     """
@@ -24,10 +24,10 @@ class Cut:
         if self.found or not self._stops:
             return "" if self.found else text
         text = self._held + text
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        places = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
         if places:
             self.found, self._held = True, ""
-            return text[: min(places)]
+            return text[: min(places)[1]]
         kept = max(_overlap(text, stop) for stop in self._stops)
         split = len(text) - kept
         self._held = text[split:]
