@@ -91,10 +91,7 @@ _BY_CODE.update(
 )
 # These name the request's fault in general: a status that says more wins.
 _VAGUE = {"invalid_request_error", "authentication_error", "permission_error", "not_found_error", "rate_limit_error"}
-
-_TOO_LONG = "input_tokens"  # what vLLM blames for a prompt that does not fit; its code is but the status
-_RETRYABLE_STATUS = {408, 425}
-_FINAL_STATUS = {501, 505}
+_RETRYABLE_STATUS, _FINAL_STATUS = {408, 425}, {501, 505}
 _TEXT_LIMIT = 500
 _LINE_LIMIT = 4096  # bytes in which a title or a first line is looked for
 _BODY_LIMIT = 65536
@@ -243,7 +240,7 @@ def _retryable(status: int, error: type[APIStatusError]) -> bool:
 
 def _classify(status: int, told: _Told) -> type[APIStatusError]:
     by_status = _BY_STATUS.get(status, InternalServerError if status >= 500 else APIStatusError)
-    if by_status is BadRequestError and told.param == _TOO_LONG:
+    if by_status is BadRequestError and told.param == "input_tokens":  # vLLM's word: its code is but the status
         return ContextLengthExceededError
     for word in (told.code, told.kind):
         if word in _BY_CODE and not (word in _VAGUE and by_status not in (APIStatusError, InternalServerError)):
