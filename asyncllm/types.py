@@ -462,6 +462,12 @@ class Usage(Noun, frozen=True, kw_only=True, omit_defaults=True):
     """The share of `input_tokens` that was sound."""
     output_audio_tokens: _Tokens = None
     """The share of `output_tokens` that is sound."""
+    audio_s: float | None = None
+    """Seconds of sound that were heard or made."""
+    images: int | None = None
+    """Pictures that were made."""
+    characters: int | None = None
+    """Characters that were spoken, where they and not tokens are counted."""
 
     @property
     def total_tokens(self) -> int | None:
