@@ -38,6 +38,7 @@ from asyncllm.middleware.retry import Retry
 from asyncllm.once import once
 from asyncllm.place import Means, Target
 from asyncllm.repairs import repaired
+from asyncllm.prices import Prices
 from asyncllm.routes import Arguments, Routes
 from asyncllm.stream import Candidate, Stream, TextStream
 from asyncllm.toolrun import Rounds, ToolOptions, ToolRun, run_tools
@@ -63,7 +64,8 @@ class Client:
     TOML file, or `Settings` made in code; by default the file is looked for as `asyncllm.config` says. `backend` puts
     an object of your own in the place of all backends, and `transport` one in the place of aiohttp. `cache` answers a
     chat or completion that the same deployment, under the same key, has answered before; clients may share it, and
-    none of them closes it.
+    none of them closes it. `prices` are by `backend:model` or deployment and go before the price library, see
+    `asyncllm.prices`, which `price_library=False` turns off.
 
     Works with `async with`, and without it, then ended by `aclose()`. Binds to the event loop of its first call.
 
@@ -85,6 +87,7 @@ class Client:
         cache: Cache | None = None,
         hooks: Sequence[Hook] = (),
         prices: Mapping[str, Price] | None = None,
+        price_library: bool | None = None,
         config: Settings | str | Path | None = None,
         backend: Backend | None = None,
         transport: Transport | None = None,
@@ -131,7 +134,10 @@ class Client:
                 cool_down_s=settings.cool_down_s,
             ),
             limits=limits,
-            prices=prices or {},
+            prices=Prices(
+                {**settings.prices, **(prices or {})},
+                use_library=settings.price_library if price_library is None else price_library,
+            ),
             backend=backend,
             transport=transport,
         )
@@ -263,6 +269,13 @@ class Client:
         except Exception:
             return False
 
+    def resolve_model(self, model: Model | None = None) -> str:
+        """The deployment, group or `backend:model` that a call with this `model` would go to first.
+
+        Nothing is connected or imported for it. Raises `ConfigError` where no model is there.
+        """
+        return self._routes.resolve_name(model)
+
     async def list_models(self, backend: str | None = None) -> Sequence[ModelInfo]:
         """Models that a backend or deployment offers, by default that of the client's model.
 
@@ -317,7 +330,7 @@ class Client:
     def _candidates(self, request: Request, options: CallOptions) -> list[Candidate]:
         self._bind()
         return [
-            Candidate(target.place, msgspec.structs.replace(request, model=target.model), target.price)
+            Candidate(target.place, msgspec.structs.replace(request, model=target.model), target.tariff)
             for target in self._routes.resolve(options.get("model"))
         ]
 

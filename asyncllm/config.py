@@ -119,6 +119,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     groups: dict[str, Group] = {}
     prices: dict[str, Price] = {}
     """Of `backend:model` strings."""
+    price_library: bool = True
+    """Whether what has no price here is looked up in the library that comes along, see `asyncllm.prices`."""
     backends: dict[str, BackendSettings] = {}
     cool_down_s: Annotated[float, Meta(ge=0)] = 10
     """For how long others are asked first, where there are others, after a place could not answer."""

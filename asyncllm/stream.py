@@ -23,9 +23,10 @@ from asyncllm.middleware.observe import Observation, Observer
 from asyncllm.middleware.total_timeout import total_timeout
 from asyncllm.partial import Growing
 from asyncllm.place import Place
+from asyncllm.prices import Tariff
 from asyncllm.trail import Trail
 from asyncllm.typed import Output
-from asyncllm.types import Failure, Price, Request, Response, Usage
+from asyncllm.types import Failure, Request, Response, Usage
 from asyncllm.watchdog import Watchdog
 
 __all__ = ["Candidate", "Stream", "TextStream"]
@@ -37,7 +38,7 @@ class Candidate(Struct, frozen=True):
     place: Place
     request: Request
     """The call as it suits that place."""
-    price: Price | None = None
+    tariff: Tariff | None = None
 
 
 class Stream:
@@ -252,10 +253,10 @@ class _Fold:
     def start(self, now: float) -> None:
         """The call begins. Raises `BudgetExceededError`, `ConfigError`."""
         self.trail.started_at = now
-        observation = self.observation = self._observer.observe(self.trail, self._candidates[0].price)
+        observation = self.observation = self._observer.observe(self.trail, self._candidates[0].tariff)
         if observation is not None:
             self._candidates = [
-                Candidate(one.place, observation.bounded(one.request), one.price) for one in self._candidates
+                Candidate(one.place, observation.bounded(one.request), one.tariff) for one in self._candidates
             ]
             self.trail.request = self._candidates[0].request
 
@@ -326,7 +327,8 @@ class _Fold:
         """What has arrived, with what is known of its way."""
         trail = self.trail
         response = self._collector.response(trail.backend)
-        price = self._candidates[0].price if len(self._candidates) == 1 else self._price()
+        tariff = self._candidates[0].tariff if len(self._candidates) == 1 else self._tariff()
+        price = None if tariff is None else tariff.price(response.model)
         if not (price or trail.failures or trail.queue_s or trail.cached or trail.abandoned):
             return response
         usage = response.usage
@@ -342,10 +344,10 @@ class _Fold:
             cached=trail.cached,
         )
 
-    def _price(self) -> Price | None:
+    def _tariff(self) -> Tariff | None:
         """That of the candidate which answered."""
         asked = self.trail.request
-        return next((one.price for one in self._candidates if one.request is asked), None)
+        return next((one.tariff for one in self._candidates if one.request is asked), None)
 
     async def fail(self, error: BaseException) -> BaseException:
         """The call ends with `error`. Returns what the caller is to get."""
@@ -367,7 +369,9 @@ class _Fold:
             elif isinstance(error, Exception):
                 error = None  # the caller's own: the call did not fail, it was left
             self.trail.end()
-            await self.observation.end(None if error else self.response(), self._usage(), error)
+            response = None if error else self.response()
+            self.trail.cost_usd = None if response is None else response.cost_usd
+            await self.observation.end(response, self._usage(), error)
 
     def _usage(self) -> Usage | None:
         usage = self.response().usage

@@ -46,6 +46,7 @@ FLOOR = {
     "middleware": 3,
     "repairs": 3,
     "toolrun": 4,
+    "prices": 2,
     "registry": 2,
     "toolbox": 2,
     "transport": 2,
