@@ -38,7 +38,6 @@ from asyncllm.middleware.retry import Retry
 from asyncllm.once import once
 from asyncllm.place import Means, Target
 from asyncllm.repairs import repaired
-from asyncllm.prices import Prices
 from asyncllm.routes import Arguments, Routes
 from asyncllm.stream import Candidate, Stream, TextStream
 from asyncllm.toolrun import Rounds, ToolOptions, ToolRun, run_tools
@@ -134,10 +133,8 @@ class Client:
                 cool_down_s=settings.cool_down_s,
             ),
             limits=limits,
-            prices=Prices(
-                {**settings.prices, **(prices or {})},
-                use_library=settings.price_library if price_library is None else price_library,
-            ),
+            prices=prices or {},
+            price_library=price_library,
             backend=backend,
             transport=transport,
         )
@@ -270,10 +267,7 @@ class Client:
             return False
 
     def resolve_model(self, model: Model | None = None) -> str:
-        """The deployment, group or `backend:model` that a call with this `model` would go to first.
-
-        Nothing is connected or imported for it. Raises `ConfigError` where no model is there.
-        """
+        """What a call would be sent to first, without connecting it. Raises `ConfigError` where no model is there."""
         return self._routes.resolve_name(model)
 
     async def list_models(self, backend: str | None = None) -> Sequence[ModelInfo]:
@@ -369,7 +363,7 @@ class Client:
 def _settings(config: Settings | str | Path | None, env: Mapping[str, str]) -> Settings:
     if isinstance(config, Settings):
         return config
-    return load_settings(find_settings(env) if config is None else Path(config))
+    return load_settings(find_settings(env) if config is None else Path(config), env)
 
 
 async def finish(task: asyncio.Task[None], seconds: float) -> None:

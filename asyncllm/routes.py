@@ -20,7 +20,7 @@ from asyncllm.middleware.limits import Limiter
 from asyncllm.place import Means, Place, Target
 from asyncllm.prices import Prices
 from asyncllm.registry import Registry
-from asyncllm.types import Limits, Noun
+from asyncllm.types import Limits, Noun, Price
 
 __all__ = ["Arguments", "Routes"]
 
@@ -82,7 +82,8 @@ class Routes:
         arguments: Arguments,
         means: Means,
         limits: Limits | Limiter,
-        prices: Prices,
+        prices: Mapping[str, Price],
+        price_library: bool | None,
         backend: Backend | None,
         transport: Transport | None,
     ) -> None:
@@ -93,7 +94,10 @@ class Routes:
         self._arguments = arguments
         self._means = means
         self._limits = limits
-        self._prices = prices
+        self._prices = Prices(
+            {**settings.prices, **prices},
+            use_library=settings.price_library if price_library is None else price_library,
+        )
         self._transport = transport
         self._places: dict[str, Place] = {}
         self._targets: dict[str, list[Target]] = {}

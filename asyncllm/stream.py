@@ -334,11 +334,12 @@ class _Fold:
         usage = response.usage
         if trail.abandoned and usage.input_tokens is not None:
             usage = replace(usage, input_tokens=usage.input_tokens * (1 + trail.abandoned))
-        cost_usd = None if price is None else price.cost_usd(usage)
+        if price is not None:
+            trail.cost_usd = 0.0 if trail.cached else price.cost_usd(usage)
         return replace(
             response,
             usage=usage,
-            cost_usd=0.0 if trail.cached and price else cost_usd,
+            cost_usd=trail.cost_usd,
             queue_s=trail.queue_s,
             failures=tuple(_failure(error) for error in trail.failures),
             cached=trail.cached,
@@ -369,9 +370,7 @@ class _Fold:
             elif isinstance(error, Exception):
                 error = None  # the caller's own: the call did not fail, it was left
             self.trail.end()
-            response = None if error else self.response()
-            self.trail.cost_usd = None if response is None else response.cost_usd
-            await self.observation.end(response, self._usage(), error)
+            await self.observation.end(None if error else self.response(), self._usage(), error)
 
     def _usage(self) -> Usage | None:
         usage = self.response().usage

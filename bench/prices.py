@@ -12,7 +12,7 @@ import datetime as dt
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -35,9 +35,22 @@ _RATES = {
     "requests_kcount": ("request_usd", 1000),
 }
 """The library's name of a rate, ours, and how many of our units one of the library's has."""
+_FREE = {"input_usd": 0, "output_usd": 0}
 _CHARGED = {"input_usd", "output_usd", "audio_usd_per_minute", "characters_usd"}
 _UNCOUNTED = {"output_video_mtok"}
 """What a call is charged by that `Usage` has no place for: such a model is left out rather than told too cheap."""
+
+
+class _Tier(msgspec.Struct):
+    start: int
+    price: float
+
+
+class _Tiered(msgspec.Struct):
+    """A rate that changes with the length of the prompt."""
+
+    base: float
+    tiers: list[_Tier]
 
 
 def read(wheel: Path) -> tuple[str, str, list[dict[str, Any]]]:
@@ -116,8 +129,10 @@ def _provider(told: Mapping[str, Any], today: str) -> dict[str, Any]:
 def _models(told: list[Mapping[str, Any]], today: str) -> Iterator[dict[str, Any]]:
     for model in told:
         prices = model["prices"]
-        entries = [{"prices": prices}] if isinstance(prices, dict) else prices
+        entries = cast("list[Mapping[str, Any]]", prices if isinstance(prices, list) else [{"prices": prices}])
         kept = [entry for one in _current(entries, today) if (entry := _entry(one, today))]
+        if not kept and model["id"].endswith(":free"):
+            kept = [{"price": _FREE}]  # of any other name, no rate may mean that nobody knows it
         if kept:
             yield {"id": model["id"], "match": _clause(model["match"]), "prices": kept}
 
@@ -127,7 +142,7 @@ def _current(entries: list[Mapping[str, Any]], today: str) -> list[Mapping[str, 
     begun = [
         position
         for position, entry in enumerate(entries)
-        if "start_time" not in (limit := entry.get("constraint") or {}) and limit.get("start_date", "") <= today
+        if "start_time" not in (limit := _limit(entry)) and limit.get("start_date", "") <= today
     ]
     return entries[begun[-1] :] if begun else entries
 
@@ -136,37 +151,40 @@ def _entry(told: Mapping[str, Any], today: str) -> dict[str, Any] | None:
     price = _price(told["prices"])
     if price is None:
         return None
-    limit = told.get("constraint") or {}
+    limit = _limit(told)
     if "start_time" in limit:
         return {"hours": [limit["start_time"], limit["end_time"]], "price": price}
     start = limit.get("start_date", "")
     return {"from": start, "price": price} if start > today else {"price": price}
 
 
+def _limit(entry: Mapping[str, Any]) -> Mapping[str, str]:
+    """When a price holds: nothing at all, a `start_date`, or a `start_time` and an `end_time`."""
+    return entry.get("constraint") or {}
+
+
 def _price(told: Mapping[str, Any]) -> dict[str, Any] | None:
     if told.keys() & _UNCOUNTED:
         return None
-    rates = {ours: (rate, units) for theirs, (ours, units) in _RATES.items() if (rate := told.get(theirs)) is not None}
+    theirs = msgspec.convert(told, dict[str, float | _Tiered | None])
+    rates = {ours: (rate, units) for name, (ours, units) in _RATES.items() if (rate := theirs.get(name)) is not None}
     if not rates.keys() & _CHARGED:
         return None
     price: dict[str, Any] = {name: _rate(rate, units, 0) for name, (rate, units) in rates.items()}
-    starts = {tier["start"] for rate, _ in rates.values() if isinstance(rate, dict) for tier in rate["tiers"]}
-    tiers: list[dict[str, Any]] = []
-    for start in sorted(starts):
-        changed = {
-            name: _rate(rate, units, start + 1) for name, (rate, units) in rates.items() if isinstance(rate, dict)
-        }
-        tiers.append({"above_tokens": start} | changed)
+    tiered = {name: (rate, units) for name, (rate, units) in rates.items() if isinstance(rate, _Tiered)}
+    starts = sorted({tier.start for rate, _ in tiered.values() for tier in rate.tiers})
+    tiers = [
+        {"above_tokens": start} | {name: _rate(rate, units, start + 1) for name, (rate, units) in tiered.items()}
+        for start in starts
+    ]
     return price | {"tiers": tiers} if tiers else price
 
 
-def _rate(told: Any, units: int, tokens: int) -> float:
+def _rate(told: float | _Tiered, units: int, tokens: int) -> float:
     """The rate for a prompt of so many tokens."""
-    if isinstance(told, dict):
-        begun = [
-            tier["price"] for tier in sorted(told["tiers"], key=lambda tier: tier["start"]) if tokens > tier["start"]
-        ]
-        told = begun[-1] if begun else told["base"]
+    if isinstance(told, _Tiered):
+        begun = [tier for tier in told.tiers if tokens > tier.start]
+        told = max(begun, key=lambda tier: tier.start).price if begun else told.base
     usd = round(told / units, 12)
     return int(usd) if usd == int(usd) else usd
 

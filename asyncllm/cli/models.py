@@ -31,7 +31,7 @@ __all__ = ["list_all", "run"]
 
 def run(args: Namespace) -> int:
     """Print the models of the backends named, or of all. Raises `ConfigError` for a bad configuration file."""
-    settings = load_settings(find_settings(os.environ))
+    settings = load_settings(find_settings(os.environ), os.environ)
     registry = Registry()
     names = args.backend or registry.names()
     client = Client(config=settings, retry=None, timeouts=Timeouts(total_s=args.timeout))

@@ -63,11 +63,14 @@ class Observation:
         return replace(request, timeouts=replace(timeouts, total_s=max(left_s, 0.001)))
 
     async def begin(self) -> None:
-        """The call is about to be made."""
+        """The call is about to be made. A hook that refuses it ends it, and the others are told."""
         try:
             await self._hooks.before(self._trail)
-        except BaseException:
+        except BaseException as error:
+            self._is_over = True
             self._settle(None, was_sent=False)
+            self._trail.end()
+            await self._hooks.on_error(self._trail, error)
             raise
 
     def explain(self, error: BaseException) -> BudgetExceededError | None:
