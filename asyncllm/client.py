@@ -61,7 +61,8 @@ class Client:
     preference. `base_url`, `api_key` and `options` belong to the backend of that model (of the first, of several; of
     `openai`, where there is none) and go to no other. `retry=None` makes every call once. `config` is the path of a
     TOML file, or `Settings` made in code; by default the file is looked for as `asyncllm.config` says. `backend` puts
-    an object of your own in the place of all backends, and `transport` one in the place of aiohttp. `cache` answers a
+    an object of your own in the place of all backends, and `transport` one in the place of aiohttp, which clients may
+    share and none of them closes. `cache` answers a
     chat or completion that the same deployment, under the same key, has answered before; clients may share it, and
     none of them closes it. `prices` are by `backend:model` or deployment and go before the price library, see
     `asyncllm.prices`, which `price_library=False` turns off.

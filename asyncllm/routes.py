@@ -99,6 +99,7 @@ class Routes:
             use_library=settings.price_library if price_library is None else price_library,
         )
         self._transport = transport
+        self._owned: Transport | None = None  # one that was made here, and so is closed here
         self._places: dict[str, Place] = {}
         self._targets: dict[str, list[Target]] = {}
         self._spreads: dict[str, _Spread] = {}
@@ -183,7 +184,7 @@ class Routes:
         return self._connect(_Location(backend, backend, "", self._backend_settings(backend)))
 
     async def aclose(self) -> None:
-        """Close every backend, then the transport they share; one that fails does not keep the others open."""
+        """Close every backend, then the transport unless it was given; one that fails keeps no other open."""
         places = [*self._places.values(), *([self._only] if self._only else [])]
         self._places.clear()
         self._targets.clear()
@@ -191,7 +192,7 @@ class Routes:
         errors: list[Exception] = []
         for close in [
             *(place.backend.aclose for place in places),
-            *([self._transport.aclose] if self._transport else []),
+            *([self._owned.aclose] if self._owned else []),
         ]:
             try:
                 await close()
@@ -296,7 +297,7 @@ class Routes:
             # Imported here: aiohttp costs several times what all of this package does.
             from asyncllm.transport import AiohttpTransport
 
-            self._transport = AiohttpTransport()
+            self._transport = self._owned = AiohttpTransport()
         env = Noted(self._env)
         context = Context(transport=self._transport, clock=self._means.clock, env=env)
         label = location.key.removeprefix("deployment ")

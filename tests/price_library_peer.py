@@ -13,17 +13,21 @@ from genai_prices import Usage, calc_price  # type: ignore[import-not-found,unus
 from genai_prices.data import providers  # type: ignore[import-not-found,unused-ignore]
 
 NOW = dt.datetime.fromisoformat(sys.argv[1])
-SIZES = ((1_000, 500, 0, 0), (300_000, 2_000, 20_000, 0), (600_000, 100, 1_000, 3_000))
+USAGES = (
+    {"input_tokens": 1_000, "output_tokens": 500, "cached_tokens": 0, "cache_write_tokens": 0},
+    {"input_tokens": 300_000, "output_tokens": 2_000, "cached_tokens": 20_000, "cache_write_tokens": 0},
+    {"input_tokens": 600_000, "output_tokens": 100, "cached_tokens": 1_000, "cache_write_tokens": 3_000},
+)
 
 for provider in providers:
     for model in provider.models:
-        costs: list[float | None] = []
-        for given, made, cached, written in SIZES:
-            usage = Usage(input_tokens=given, output_tokens=made, cache_read_tokens=cached, cache_write_tokens=written)
+        costs: list[tuple[dict[str, int], float | None]] = []
+        for usage in USAGES:
+            counts = {name.replace("cached_", "cache_read_"): count for name, count in usage.items()}
             try:
-                told = calc_price(usage, model.id, provider_id=provider.id, genai_request_timestamp=NOW)
+                told = calc_price(Usage(**counts), model.id, provider_id=provider.id, genai_request_timestamp=NOW)
             except (LookupError, ValueError):
-                costs.append(None)
+                costs.append((usage, None))
             else:
-                costs.append(float(told.total_price))
+                costs.append((usage, float(told.total_price)))
         print(json.dumps([provider.id, model.id, costs]))
