@@ -103,6 +103,7 @@ from asyncllm.types import (
 
 if TYPE_CHECKING:
     from asyncllm import instances as instances
+    from asyncllm import prices as prices
     from asyncllm import sync as sync
     from asyncllm import tokens as tokens
     from asyncllm.adapters import data_stream_part, smooth
@@ -242,6 +243,7 @@ __all__ = [
     "budget",
     "data_stream_part",
     "instances",
+    "prices",
     "smooth",
     "sync",
     "tokens",
@@ -286,7 +288,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("instances", "sync", "tokens"):
+    if name in ("instances", "prices", "sync", "tokens"):
         return import_module(f"asyncllm.{name}")
     if name in _LAZY:
         value = globals()[name] = getattr(import_module(_LAZY[name]), name)

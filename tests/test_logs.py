@@ -62,6 +62,7 @@ async def test_an_answered_call_is_one_record_with_every_fact(records: Records) 
         "output_tokens": 2,
         "cached_tokens": 3,
         "reasoning_tokens": 1,
+        "cost_usd": None,
         "error": None,
         "status": None,
         "code": None,

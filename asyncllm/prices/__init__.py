@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("asyncllm")
 
+_NAMES = 32  # that the answers of one deployment have; a server may make up any number of them
+
 
 @cache
 def library() -> Library:
@@ -91,8 +93,8 @@ class Tariff:
         self._url = url
         self._is_known = own is not None or backend is None
         self._entry: Model | None = None
-        self._answered: tuple[str, Model | None] = ("", None)
-        """The model that the latest answer named, and what is known of it."""
+        self._answered: dict[str, Model | None] = {}
+        """Models that answers have named, and what is known of them."""
 
     def known(self) -> Price | None:
         """The price in force, as far as it is known before a call."""
@@ -110,9 +112,11 @@ class Tariff:
         if price is not None:
             return price
         if answered and self._backend is not None and answered != self._model:
-            if answered != self._answered[0]:
-                self._answered = (answered, library().find(answered, self._backend, self._url))
-            entry = self._answered[1]
+            if answered not in self._answered:
+                if len(self._answered) == _NAMES:
+                    self._answered.clear()
+                self._answered[answered] = library().find(answered, self._backend, self._url)
+            entry = self._answered[answered]
             if entry is not None:
                 return entry.price(dt.datetime.now(dt.UTC))
         self._prices.miss(self._label, self._model)

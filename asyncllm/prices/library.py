@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from asyncllm.types import Price
 
-__all__ = ["Entry", "Library", "Model", "Provider"]
+__all__ = ["Entry", "Library", "Line", "Model", "Provider", "matches"]
 
 _COMPACT_DATE = re.compile(r"(?<=-)(20\d\d)(\d\d)(\d\d)(?=[-:]|$)")
 
@@ -37,10 +37,9 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 
 class Model(Struct, frozen=True, kw_only=True):
-    """What one model costs, and by which names it goes."""
+    """What one model costs."""
 
     id: str
-    match: dict[str, Any]
     prices: tuple[Entry, ...]
 
     def fixed(self) -> Price | None:
@@ -50,6 +49,19 @@ class Model(Struct, frozen=True, kw_only=True):
     def price(self, now: dt.datetime) -> Price:
         """The price at `now`: the last entry that holds, or the first where none does."""
         return next((entry for entry in reversed(self.prices) if entry.holds(now)), self.prices[0]).price
+
+
+class Line(Struct, frozen=True, kw_only=True):
+    """A model as it stands in the file: a provider has up to a thousand, of which a client asks for a few."""
+
+    id: str
+    match: dict[str, Any]
+    """By which names it goes."""
+    prices: msgspec.Raw
+
+    def model(self) -> Model:
+        """With its prices read."""
+        return Model(id=self.id, prices=msgspec.json.decode(self.prices, type=tuple[Entry, ...]))
 
 
 class Provider(Struct, frozen=True, kw_only=True):
@@ -63,7 +75,7 @@ class Provider(Struct, frozen=True, kw_only=True):
     also: tuple[str, ...] = ()
     """Providers whose models it serves at their prices."""
     models: msgspec.Raw
-    """`list[Model]`, read when the provider is first asked for one."""
+    """`list[Line]`, read when the provider is first asked for one."""
 
 
 class Library(Struct, kw_only=True):
@@ -76,7 +88,7 @@ class Library(Struct, kw_only=True):
     """The day on which the release was taken over."""
     licence: str
     providers: tuple[Provider, ...]
-    _models: dict[str, list[Model]] = {}
+    _lines: dict[str, list[Line]] = {}
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -102,18 +114,18 @@ class Library(Struct, kw_only=True):
         by_id = next((one for one in self.providers if one.id == name), None)
         return by_id or next((one for one in self.providers if one.match and matches(one.match, name)), None)
 
-    def _find(self, provider: Provider, name: str) -> Model | None:
-        for charging in (provider, *(one for id_ in provider.also for one in self.providers if one.id == id_)):
-            for model in self._of(charging):
-                if matches(model.match, name):
-                    return model
-        return None
+    def lines(self, provider: Provider) -> list[Line]:
+        """The models of a provider."""
+        lines = self._lines.get(provider.id)
+        if lines is None:
+            lines = self._lines[provider.id] = msgspec.json.decode(provider.models, type=list[Line])
+        return lines
 
-    def _of(self, provider: Provider) -> list[Model]:
-        models = self._models.get(provider.id)
-        if models is None:
-            models = self._models[provider.id] = msgspec.json.decode(provider.models, type=list[Model])
-        return models
+    def _find(self, provider: Provider, name: str) -> Model | None:
+        charging = (provider, *(one for other in provider.also for one in self.providers if one.id == other))
+        lines = (line for one in charging for line in self.lines(one) if matches(line.match, name))
+        found = next(lines, None)
+        return None if found is None else found.model()
 
 
 def matches(rule: dict[str, Any], name: str) -> bool:
