@@ -61,11 +61,10 @@ class Client:
     preference. `base_url`, `api_key` and `options` belong to the backend of that model (of the first, of several; of
     `openai`, where there is none) and go to no other. `retry=None` makes every call once. `config` is the path of a
     TOML file, or `Settings` made in code; by default the file is looked for as `asyncllm.config` says. `backend` puts
-    an object of your own in the place of all backends, and `transport` one in the place of aiohttp, which clients may
-    share and none of them closes. `cache` answers a
-    chat or completion that the same deployment, under the same key, has answered before; clients may share it, and
-    none of them closes it. `prices` are by `backend:model` or deployment and go before the price library, see
-    `asyncllm.prices`, which `price_library=False` turns off.
+    an object of your own in the place of all backends, and `transport` one in the place of aiohttp. `cache` answers a
+    chat or completion that the same deployment, under the same key, has answered before. Clients may share a transport
+    or a cache, and none of them closes what it was given. `prices` are by `backend:model` or deployment; what has none
+    is looked up in `asyncllm.prices`, unless `price_library=False` turns that off.
 
     Works with `async with`, and without it, then ended by `aclose()`. Binds to the event loop of its first call.
 
