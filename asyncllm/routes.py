@@ -158,21 +158,18 @@ class Routes:
     def _present(self, names: Sequence[str], find: Callable[[str], list[T]]) -> list[T]:
         """What `find` finds of those names that are there. Of the others it is told once. Raises if there is none."""
         found: list[T] = []
-        errors: list[ConfigError] = []
+        missing: dict[str, ConfigError] = {}
         for name in names:
-            error = self._missing.get(name)
-            if error is None:
+            if name not in self._missing:
                 try:
                     found += find(name)
-                except ConfigError as missing:
-                    error = self._missing[name] = missing
-                    _log.warning("the model %r is passed over: %s", name, missing)
-            if error is not None:
-                errors.append(error)
+                except ConfigError as lacking:
+                    missing[name] = lacking
         if not found:
-            for name in names:
-                self._missing.pop(name, None)
-            raise errors[0]
+            return find(names[0])  # which says why not, unless it has come meanwhile
+        for name, error in missing.items():
+            _log.warning("the model %r is passed over: %s", name, error)
+        self._missing |= missing
         return found
 
     def place(self, backend: str | None = None) -> Place:

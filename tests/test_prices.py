@@ -18,7 +18,7 @@ import asyncllm
 from asyncllm import Client, Finished, Price, PriceTier, Started, TextDelta, Usage, UsageReport, prices
 from asyncllm.config import Deployment, Settings
 from asyncllm.prices.library import Library, Model, matches
-from asyncllm.testing import FaultyServer, ScriptedBackend, Status
+from asyncllm.testing import FaultyServer, ScriptedBackend, ScriptedReply, ScriptedTransport, Status, openai_reply
 
 NOON = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
 NIGHT = dt.datetime(2026, 11, 25, 2, tzinfo=dt.UTC)
@@ -271,6 +271,17 @@ async def test_a_name_that_is_not_known_is_priced_by_the_model_that_answers(capl
 
     assert costs == pytest.approx([0.00036] * 2)
     assert not caplog.records
+
+
+async def test_who_charges_is_told_by_the_address_though_it_comes_from_a_variable() -> None:
+    body = openai_reply("ok", usage=Usage(input_tokens=1000, output_tokens=0))
+    env = {"OPENAI_BASE_URL": "https://api.groq.com/openai/v1", "OPENAI_API_KEY": "sk-x"}
+    transport = ScriptedTransport([ScriptedReply(body=body)])
+
+    async with Client(model="openai:llama-3.3-70b-versatile", env=env, transport=transport) as client:
+        told = await client.chat("hi")
+
+    assert told.cost_usd == pytest.approx(1000 * 0.59e-6)
 
 
 async def test_own_prices_win_over_the_library_by_deployment_by_model_and_by_client() -> None:
