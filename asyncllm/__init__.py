@@ -81,6 +81,7 @@ from asyncllm.types import (
     Message,
     ModelInfo,
     Price,
+    PriceTier,
     PromptCheck,
     ReasoningBlock,
     Regex,
@@ -102,15 +103,19 @@ from asyncllm.types import (
 
 if TYPE_CHECKING:
     from asyncllm import instances as instances
+    from asyncllm import prices as prices
     from asyncllm import sync as sync
+    from asyncllm import tokens as tokens
+    from asyncllm.adapters import data_stream_part, smooth
     from asyncllm.backend import Secret
     from asyncllm.budgets import Budget, budget
     from asyncllm.cache import DiskCache, MemoryCache
     from asyncllm.client import Client
-    from asyncllm.config import Settings
+    from asyncllm.config import Deployment, Group, Settings
     from asyncllm.hooks import Hook
     from asyncllm.hooks.logs import LogCalls
     from asyncllm.hooks.otel import OpenTelemetry
+    from asyncllm.hooks.usage import AfterCall, CallRecord, Gate, Totals
     from asyncllm.middleware.hedge import Hedge
     from asyncllm.middleware.limits import Limiter
     from asyncllm.middleware.retry import Retry
@@ -126,6 +131,7 @@ __all__ = [
     "APIError",
     "APIStatusError",
     "APITimeoutError",
+    "AfterCall",
     "AsyncLLMError",
     "AudioPart",
     "AuthenticationError",
@@ -134,6 +140,7 @@ __all__ = [
     "Budget",
     "BudgetExceededError",
     "ByteIdleTimeoutError",
+    "CallRecord",
     "Choice",
     "Client",
     "ConfigError",
@@ -143,6 +150,7 @@ __all__ = [
     "ContentFilterError",
     "ContentPart",
     "ContextLengthExceededError",
+    "Deployment",
     "DiskCache",
     "Embeddings",
     "EngineDeadError",
@@ -157,7 +165,9 @@ __all__ = [
     "Finished",
     "FirstEventTimeoutError",
     "FunctionTool",
+    "Gate",
     "Grammar",
+    "Group",
     "Hedge",
     "Hook",
     "ImagePart",
@@ -180,6 +190,7 @@ __all__ = [
     "PluginError",
     "PoolTimeoutError",
     "Price",
+    "PriceTier",
     "PromptCheck",
     "ProtocolError",
     "QuotaExceededError",
@@ -222,6 +233,7 @@ __all__ = [
     "ToolStarted",
     "ToolStream",
     "TotalTimeoutError",
+    "Totals",
     "Trail",
     "UnprocessableEntityError",
     "UnsupportedError",
@@ -229,18 +241,27 @@ __all__ = [
     "UsageReport",
     "WrongLoopError",
     "budget",
+    "data_stream_part",
     "instances",
+    "prices",
+    "smooth",
     "sync",
+    "tokens",
 ]
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "AfterCall": "asyncllm.hooks.usage",
     "Budget": "asyncllm.budgets",
+    "CallRecord": "asyncllm.hooks.usage",
     "Client": "asyncllm.client",
+    "Deployment": "asyncllm.config",
     "DiskCache": "asyncllm.cache",
     "FinalResult": "asyncllm.tools",
     "FunctionTool": "asyncllm.tools",
+    "Gate": "asyncllm.hooks.usage",
+    "Group": "asyncllm.config",
     "Hedge": "asyncllm.middleware.hedge",
     "Hook": "asyncllm.hooks",
     "Limiter": "asyncllm.middleware.limits",
@@ -258,13 +279,16 @@ _LAZY = {
     "ToolRun": "asyncllm.toolrun",
     "ToolStarted": "asyncllm.toolstream",
     "ToolStream": "asyncllm.toolstream",
+    "Totals": "asyncllm.hooks.usage",
     "Trail": "asyncllm.trail",
     "budget": "asyncllm.budgets",
+    "data_stream_part": "asyncllm.adapters",
+    "smooth": "asyncllm.adapters",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("instances", "sync"):
+    if name in ("instances", "prices", "sync", "tokens"):
         return import_module(f"asyncllm.{name}")
     if name in _LAZY:
         value = globals()[name] = getattr(import_module(_LAZY[name]), name)

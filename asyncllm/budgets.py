@@ -159,12 +159,14 @@ class Reservation(Struct):
         """Seconds until the first of the budgets ends."""
         return min((left for one in self.budgets if (left := one.left_s) is not None), default=None)
 
-    def settle(self, usage: Usage | None, *, was_sent: bool) -> None:
+    def settle(self, usage: Usage | None, cost_usd: float | None, *, was_sent: bool) -> None:
         """The call is over: write down what it took, or what was set aside where nobody knows."""
         tokens, usd = (self.tokens, self.usd) if was_sent else (0, 0.0)
         if usage is not None and usage.total_tokens is not None:
             tokens = usage.total_tokens
             usd = self.price.cost_usd(usage) or 0.0 if self.price is not None else 0.0
+        if cost_usd is not None:  # of the model that answered in the end
+            usd = cost_usd
         for one in self.budgets:
             one.settle(self, tokens, usd)
 

@@ -62,8 +62,9 @@ class Client:
     `openai`, where there is none) and go to no other. `retry=None` makes every call once. `config` is the path of a
     TOML file, or `Settings` made in code; by default the file is looked for as `asyncllm.config` says. `backend` puts
     an object of your own in the place of all backends, and `transport` one in the place of aiohttp. `cache` answers a
-    chat or completion that the same deployment, under the same key, has answered before; clients may share it, and
-    none of them closes it.
+    chat or completion that the same deployment, under the same key, has answered before. Clients may share a transport
+    or a cache, and none of them closes what it was given. `prices` are by `backend:model` or deployment; what has none
+    is looked up in `asyncllm.prices`, unless `price_library=False` turns that off.
 
     Works with `async with`, and without it, then ended by `aclose()`. Binds to the event loop of its first call.
 
@@ -85,6 +86,7 @@ class Client:
         cache: Cache | None = None,
         hooks: Sequence[Hook] = (),
         prices: Mapping[str, Price] | None = None,
+        price_library: bool | None = None,
         config: Settings | str | Path | None = None,
         backend: Backend | None = None,
         transport: Transport | None = None,
@@ -132,6 +134,7 @@ class Client:
             ),
             limits=limits,
             prices=prices or {},
+            price_library=price_library,
             backend=backend,
             transport=transport,
         )
@@ -263,6 +266,10 @@ class Client:
         except Exception:
             return False
 
+    def resolve_model(self, model: Model | None = None) -> str:
+        """What a call would be sent to first, without connecting it. Raises `ConfigError` where no model is there."""
+        return self._routes.resolve_name(model)
+
     async def list_models(self, backend: str | None = None) -> Sequence[ModelInfo]:
         """Models that a backend or deployment offers, by default that of the client's model.
 
@@ -317,7 +324,7 @@ class Client:
     def _candidates(self, request: Request, options: CallOptions) -> list[Candidate]:
         self._bind()
         return [
-            Candidate(target.place, msgspec.structs.replace(request, model=target.model), target.price)
+            Candidate(target.place, msgspec.structs.replace(request, model=target.model), target.tariff)
             for target in self._routes.resolve(options.get("model"))
         ]
 
@@ -356,7 +363,7 @@ class Client:
 def _settings(config: Settings | str | Path | None, env: Mapping[str, str]) -> Settings:
     if isinstance(config, Settings):
         return config
-    return load_settings(find_settings(env) if config is None else Path(config))
+    return load_settings(find_settings(env) if config is None else Path(config), env)
 
 
 async def finish(task: asyncio.Task[None], seconds: float) -> None:

@@ -27,6 +27,12 @@ own tools read, which each backend knows for itself. The file is the first of: t
 
     [backends.llamacpp]                 # settings for every model of a backend
     options = { n_parallel = 4 }
+
+What a service knows a place by beside its address, such as a region, a project or an API version, are `options` of its
+backend. `price_library = false` looks nothing up in `asyncllm.prices`.
+
+The same can be said in `$ASYNCLLM_SETTINGS`, as JSON, for machines that are set up by variables alone; what the file
+says of a name wins. In code it is `Client(config=Settings(deployments={"eu": Deployment(...)}))`.
 """
 
 from __future__ import annotations
@@ -34,7 +40,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import Meta, Struct
@@ -46,6 +52,7 @@ from asyncllm.types import Limits, Noun, Price
 __all__ = ["BackendSettings", "Deployment", "Group", "Settings", "find_settings", "load_settings"]
 
 _FILE = "asyncllm.toml"
+_VARIABLE = "ASYNCLLM_SETTINGS"
 
 
 class BackendSettings(Noun, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,6 +126,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     groups: dict[str, Group] = {}
     prices: dict[str, Price] = {}
     """Of `backend:model` strings."""
+    price_library: bool = True
+    """Whether what has no price here is looked up in the library that comes along, see `asyncllm.prices`."""
     backends: dict[str, BackendSettings] = {}
     cool_down_s: Annotated[float, Meta(ge=0)] = 10
     """For how long others are asked first, where there are others, after a place could not answer."""
@@ -164,23 +173,46 @@ def find_settings(env: Mapping[str, str]) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def load_settings(path: Path | None) -> Settings:
-    """Read a configuration file; no file means no settings.
+def load_settings(path: Path | None, env: Mapping[str, str] | None = None) -> Settings:
+    """Read a configuration file, and `$ASYNCLLM_SETTINGS` of `env` under it; neither means no settings.
 
     Raises `ConfigError` naming the line of a syntax error, or the place of a value that cannot be right.
     """
-    if path is None:
-        return Settings()
+    given = (env or {}).get(_VARIABLE, "").strip()
+    under = _from_variable(given) if given else {}
+    document = {} if path is None else _from_file(path)
+    for name, value in under.items():
+        told = document.setdefault(name, value)
+        if isinstance(told, dict) and isinstance(value, dict):
+            document[name] = cast("dict[str, object]", value) | cast("dict[str, object]", told)
+    settings = _converted(document, str(path))
+    for name in settings.aliases:
+        settings.expand(name)
+    return settings
+
+
+def _from_file(path: Path) -> dict[str, Any]:
     try:
         document = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {type(error).__name__}", field=str(path)) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}", field=str(path)) from None
+    _converted(document, str(path))  # an error in the file names the file
+    return document
+
+
+def _from_variable(text: str) -> dict[str, Any]:
     try:
-        settings = msgspec.convert(document, Settings)
+        document = msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{_VARIABLE} is not valid JSON: {error}", field=_VARIABLE) from None
+    _converted(document, _VARIABLE)
+    return document
+
+
+def _converted(document: dict[str, Any], where: str) -> Settings:
+    try:
+        return msgspec.convert(document, Settings)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}", field=str(path)) from None
-    for name in settings.aliases:
-        settings.expand(name)
-    return settings
+        raise ConfigError(f"{where}: {error}", field=where) from None

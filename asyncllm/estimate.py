@@ -37,6 +37,8 @@ def estimated_input(request: Request | EmbedRequest) -> int:
 
 
 def _message_tokens(message: Message) -> int:
+    calls = sum((len(call.name) + len(call.arguments)) // _CHARACTERS + 1 for call in message.tool_calls)
     if isinstance(message.content, str):
-        return len(message.content) // _CHARACTERS + 1
-    return sum(len(part.text) // _CHARACTERS + 1 if isinstance(part, TextPart) else _PART for part in message.content)
+        return calls + len(message.content) // _CHARACTERS + 1
+    parts = message.content
+    return calls + sum(len(one.text) // _CHARACTERS + 1 if isinstance(one, TextPart) else _PART for one in parts)

@@ -8,6 +8,9 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from asyncllm.errors import AsyncLLMError
 from asyncllm.events import Events, Ready
 from asyncllm.middleware.observe import Observer
@@ -32,7 +35,7 @@ async def once(
     trail.started_at = asyncio.get_running_loop().time()
     # The layers ask a request for its deadlines alone.
     request = Request(model=trail.model, timeouts=trail.request.timeouts)
-    observation = observer.observe(trail, target.price)
+    observation = observer.observe(trail, target.tariff)
     if observation is not None:
         request = observation.bounded(request)
         await observation.begin()
@@ -54,10 +57,13 @@ async def once(
     trail.is_complete = True
     usage: Usage | None = getattr(made.result, "usage", None)
     trail.usage = usage
+    if usage is not None and target.tariff is not None:
+        price = target.tariff.price()
+        trail.cost_usd = None if price is None else price.cost_usd(usage)
     if observation is not None:
         trail.end()
         await observation.end(None, usage, None)
-    return made.result
+    return made.priced(trail.cost_usd)
 
 
 class _Made(Generic[T]):
@@ -67,6 +73,13 @@ class _Made(Generic[T]):
 
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
         self._call = call
+
+    def priced(self, cost_usd: float | None) -> T:
+        """The result, with its cost where it has a place for one."""
+        result = self.result
+        if cost_usd is not None and isinstance(result, Struct) and "cost_usd" in result.__struct_fields__:
+            return replace(result, cost_usd=cost_usd)
+        return result
 
     def attempt(self, _: Request, __: Trail) -> AbstractAsyncContextManager[Events]:
         """Make the call once: entering is all of it."""

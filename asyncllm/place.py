@@ -15,7 +15,7 @@ from asyncllm.middleware.hedge import Hedge, hedge
 from asyncllm.middleware.instructed import instructed
 from asyncllm.middleware.limits import Limiter, limits
 from asyncllm.middleware.retry import Retry, RetryQuota, retry
-from asyncllm.types import Price
+from asyncllm.prices import Tariff
 from asyncllm.watchdog import Watchdog
 
 __all__ = ["Means", "Place", "Target"]
@@ -45,6 +45,8 @@ class Place:
         """The backend's registered name."""
         self.label = label
         """The deployment's name in the configuration, or the backend's."""
+        self.url: str | None = None
+        """The address that it was configured with, if it was."""
         self.limiter = limiter
         self._means = means
         self._quota = RetryQuota(means.retry)
@@ -85,4 +87,5 @@ class Target(Struct, frozen=True):
 
     place: Place
     model: str
-    price: Price | None = None
+    tariff: Tariff | None = None
+    """What it costs there; `None` where nobody asks."""

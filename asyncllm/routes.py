@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import secrets
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -17,12 +18,16 @@ from asyncllm.errors import ConfigError
 from asyncllm.identity import Noted, identify
 from asyncllm.middleware.limits import Limiter
 from asyncllm.place import Means, Place, Target
+from asyncllm.prices import Prices
 from asyncllm.registry import Registry
 from asyncllm.types import Limits, Noun, Price
 
 __all__ = ["Arguments", "Routes"]
 
+T = TypeVar("T")
+
 _DEFAULT_BACKEND = "openai"
+_log = logging.getLogger("asyncllm")
 
 
 class Arguments(Noun, frozen=True, kw_only=True):
@@ -78,6 +83,7 @@ class Routes:
         means: Means,
         limits: Limits | Limiter,
         prices: Mapping[str, Price],
+        price_library: bool | None,
         backend: Backend | None,
         transport: Transport | None,
     ) -> None:
@@ -88,11 +94,16 @@ class Routes:
         self._arguments = arguments
         self._means = means
         self._limits = limits
-        self._prices = {**settings.prices, **prices}
+        self._prices = Prices(
+            {**settings.prices, **prices},
+            use_library=settings.price_library if price_library is None else price_library,
+        )
         self._transport = transport
+        self._owned: Transport | None = None  # one that was made here, and so is closed here
         self._places: dict[str, Place] = {}
         self._targets: dict[str, list[Target]] = {}
         self._spreads: dict[str, _Spread] = {}
+        self._missing: dict[str, ConfigError] = {}
         self._only = None
         if backend is not None:
             name = type(backend).__name__
@@ -102,7 +113,9 @@ class Routes:
     def resolve(self, model: Model | None = None) -> list[Target]:
         """The places to try, in order. Connects what is not connected yet.
 
-        Raises `ConfigError`: no model, an unknown backend or alias, a setting or key that is missing.
+        Of several, those that are not there are passed over: unknown, not installed, or lacking a setting or a key.
+
+        Raises `ConfigError`: no model, or none that is there.
         """
         wanted = model or self._default
         known = self._targets.get(wanted) if isinstance(wanted, str) else None
@@ -112,9 +125,52 @@ class Routes:
         if len(names) == 1:
             return self._resolve(names[0])
         seen: dict[tuple[int, str], Target] = {}  # a place that two of the names lead to is asked once
-        for target in (target for name in names for target in self._resolve(name)):
+        for target in self._present(names, self._resolve):
             seen.setdefault((id(target.place), target.model), target)
         return list(seen.values())
+
+    def resolve_name(self, model: Model | None = None) -> str:
+        """The deployment, group or `backend:model` that a call would go to first. Connects and imports nothing.
+
+        Raises `ConfigError` where none of them is there, as far as can be known without connecting it.
+        """
+        names = self._names(model)
+        if self._only is not None:
+            return names[0]
+        expanded = [one for name in names for one in self._settings.expand(name)]
+        if len(expanded) == 1:
+            return self._checked(expanded[0])[0]
+        return self._present(expanded, self._checked)[0]
+
+    def _checked(self, name: str) -> list[str]:
+        """`name` itself, if a backend for it is installed and its settings are complete."""
+        group = self._settings.groups.get(name)
+        members = (
+            [name] if group is None else [one for member in group.weights for one in self._settings.expand(member)]
+        )
+        for member in members:
+            location = self._locate(member)
+            if location.backend not in self.registry:
+                self.registry.load(location.backend)  # which says so
+            location.settings.config(location.backend, self._env, location.key)
+        return [name]
+
+    def _present(self, names: Sequence[str], find: Callable[[str], list[T]]) -> list[T]:
+        """What `find` finds of those names that are there. Of the others it is told once. Raises if there is none."""
+        found: list[T] = []
+        missing: dict[str, ConfigError] = {}
+        for name in names:
+            if name not in self._missing:
+                try:
+                    found += find(name)
+                except ConfigError as lacking:
+                    missing[name] = lacking
+        if not found:
+            return find(names[0])  # which says why not, unless it has come meanwhile
+        for name, error in missing.items():
+            _log.warning("the model %r is passed over: %s", name, error)
+        self._missing |= missing
+        return found
 
     def place(self, backend: str | None = None) -> Place:
         """The place of a backend or deployment by its name, or of the default model."""
@@ -125,7 +181,7 @@ class Routes:
         return self._connect(_Location(backend, backend, "", self._backend_settings(backend)))
 
     async def aclose(self) -> None:
-        """Close every backend, then the transport they share; one that fails does not keep the others open."""
+        """Close every backend, then the transport unless it was given; one that fails keeps no other open."""
         places = [*self._places.values(), *([self._only] if self._only else [])]
         self._places.clear()
         self._targets.clear()
@@ -133,7 +189,7 @@ class Routes:
         errors: list[Exception] = []
         for close in [
             *(place.backend.aclose for place in places),
-            *([self._transport.aclose] if self._transport else []),
+            *([self._owned.aclose] if self._owned else []),
         ]:
             try:
                 await close()
@@ -162,12 +218,17 @@ class Routes:
         if targets is not None:
             return targets
         if self._only is not None:
-            targets = [Target(self._only, name, self._prices.get(name))]
+            own = self._prices.own.get(name)
+            targets = [Target(self._only, name, self._prices.tariff(own, name, label=self._only.label))]
         else:
             expanded = self._settings.expand(name)
             if any(one in self._settings.groups for one in expanded):
                 return [target for one in expanded for target in self._spread(one)]
-            targets = [self._target(one) for one in expanded]
+            targets = (
+                [self._target(name) for name in expanded]
+                if len(expanded) == 1
+                else self._present(expanded, lambda one: [self._target(one)])
+            )
         self._targets[name] = targets
         return targets
 
@@ -184,9 +245,14 @@ class Routes:
 
     def _target(self, name: str) -> Target:
         location = self._locate(name)
-        price = location.settings.price if isinstance(location.settings, Deployment) else None
-        price = price or self._prices.get(name) or self._prices.get(f"{location.backend}:{location.model}")
-        return Target(self._connect(location), location.model, price)
+        own = location.settings.price if isinstance(location.settings, Deployment) else None
+        own = own or self._prices.own.get(name) or self._prices.own.get(f"{location.backend}:{location.model}")
+        place = self._connect(location)
+        about = self.registry.beside(location.backend, "about")
+        if own is None and about is not None and not about(location.backend).variables:
+            return Target(place, location.model)  # it takes neither key nor address: nobody charges for it
+        tariff = self._prices.tariff(own, location.model, label=place.label, backend=location.backend, url=place.url)
+        return Target(place, location.model, tariff)
 
     def _locate(self, name: str) -> _Location:
         deployment = self._settings.deployments.get(name)
@@ -228,13 +294,14 @@ class Routes:
             # Imported here: aiohttp costs several times what all of this package does.
             from asyncllm.transport import AiohttpTransport
 
-            self._transport = AiohttpTransport()
+            self._transport = self._owned = AiohttpTransport()
         env = Noted(self._env)
         context = Context(transport=self._transport, clock=self._means.clock, env=env)
         label = location.key.removeprefix("deployment ")
         backend = connect(config, context)
         identity = identify(config, env)
         place = self._place(location.backend, label, location.settings, backend, identity)
+        place.url = config.base_url or next((value for value in env.read.values() if value and "://" in value), None)
         self._places[location.key] = place
         return place
 
@@ -247,7 +314,10 @@ class Routes:
         group = self._settings.groups.get(name)
         if group is not None:
             name = self._settings.expand(next(iter(group.weights)))[0]
-        return self._locate(name).key
+        try:
+            return self._locate(name).key
+        except ConfigError:  # the first of several is not there, and what was meant for it goes to no other
+            return ""
 
     def _place(self, name: str, label: str, settings: BackendSettings, backend: Backend, identity: str) -> Place:
         limits = settings.limits or self._limits

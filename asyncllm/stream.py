@@ -23,9 +23,10 @@ from asyncllm.middleware.observe import Observation, Observer
 from asyncllm.middleware.total_timeout import total_timeout
 from asyncllm.partial import Growing
 from asyncllm.place import Place
+from asyncllm.prices import Tariff
 from asyncllm.trail import Trail
 from asyncllm.typed import Output
-from asyncllm.types import Failure, Price, Request, Response, Usage
+from asyncllm.types import Failure, Request, Response, Usage
 from asyncllm.watchdog import Watchdog
 
 __all__ = ["Candidate", "Stream", "TextStream"]
@@ -37,7 +38,7 @@ class Candidate(Struct, frozen=True):
     place: Place
     request: Request
     """The call as it suits that place."""
-    price: Price | None = None
+    tariff: Tariff | None = None
 
 
 class Stream:
@@ -252,10 +253,10 @@ class _Fold:
     def start(self, now: float) -> None:
         """The call begins. Raises `BudgetExceededError`, `ConfigError`."""
         self.trail.started_at = now
-        observation = self.observation = self._observer.observe(self.trail, self._candidates[0].price)
+        observation = self.observation = self._observer.observe(self.trail, self._candidates[0].tariff)
         if observation is not None:
             self._candidates = [
-                Candidate(one.place, observation.bounded(one.request), one.price) for one in self._candidates
+                Candidate(one.place, observation.bounded(one.request), one.tariff) for one in self._candidates
             ]
             self.trail.request = self._candidates[0].request
 
@@ -326,26 +327,28 @@ class _Fold:
         """What has arrived, with what is known of its way."""
         trail = self.trail
         response = self._collector.response(trail.backend)
-        price = self._candidates[0].price if len(self._candidates) == 1 else self._price()
+        tariff = self._candidates[0].tariff if len(self._candidates) == 1 else self._tariff()
+        price = None if tariff is None else tariff.price(response.model)
         if not (price or trail.failures or trail.queue_s or trail.cached or trail.abandoned):
             return response
         usage = response.usage
         if trail.abandoned and usage.input_tokens is not None:
             usage = replace(usage, input_tokens=usage.input_tokens * (1 + trail.abandoned))
-        cost_usd = None if price is None else price.cost_usd(usage)
+        if price is not None:
+            trail.cost_usd = 0.0 if trail.cached else price.cost_usd(usage)
         return replace(
             response,
             usage=usage,
-            cost_usd=0.0 if trail.cached and price else cost_usd,
+            cost_usd=trail.cost_usd,
             queue_s=trail.queue_s,
             failures=tuple(_failure(error) for error in trail.failures),
             cached=trail.cached,
         )
 
-    def _price(self) -> Price | None:
+    def _tariff(self) -> Tariff | None:
         """That of the candidate which answered."""
         asked = self.trail.request
-        return next((one.price for one in self._candidates if one.request is asked), None)
+        return next((one.tariff for one in self._candidates if one.request is asked), None)
 
     async def fail(self, error: BaseException) -> BaseException:
         """The call ends with `error`. Returns what the caller is to get."""

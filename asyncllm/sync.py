@@ -128,6 +128,7 @@ class Client:
         cache: Cache | None = None,
         hooks: Sequence[Hook] = (),
         prices: Mapping[str, Price] | None = None,
+        price_library: bool | None = None,
         config: Settings | str | Path | None = None,
         backend: Backend | None = None,
         transport: Transport | None = None,
@@ -147,6 +148,7 @@ class Client:
             cache=cache,
             hooks=hooks,
             prices=prices,
+            price_library=price_library,
             config=config,
             backend=backend,
             transport=transport,
@@ -220,6 +222,10 @@ class Client:
     def is_alive(self, *, model: Model | None = None) -> bool:
         """Whether the backend would answer now. Never raises."""
         return self._runner.run(lambda: self._client.is_alive(model=model))
+
+    def resolve_model(self, model: Model | None = None) -> str:
+        """The deployment, group or `backend:model` that a call would go to first. Connects nothing."""
+        return self._client.resolve_model(model)
 
     def list_models(self, backend: str | None = None) -> Sequence[ModelInfo]:
         """Models that a backend or deployment offers."""

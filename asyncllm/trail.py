@@ -46,6 +46,8 @@ class Trail(Struct, eq=False):
     """Seconds from the start to the end, whichever end it was."""
     usage: Usage | None = None
     """What the answer consumed, once it is known."""
+    cost_usd: float | None = None
+    """What the answer cost, once it has ended, where that is known."""
     abandoned: int = 0
     """Hedged requests that were sent and given up: each is billed its prompt."""
     cached: bool = False

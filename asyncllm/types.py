@@ -36,6 +36,7 @@ __all__ = [
     "Message",
     "ModelInfo",
     "Price",
+    "PriceTier",
     "PromptCheck",
     "ReasoningBlock",
     "Regex",
@@ -462,6 +463,12 @@ class Usage(Noun, frozen=True, kw_only=True, omit_defaults=True):
     """The share of `input_tokens` that was sound."""
     output_audio_tokens: _Tokens = None
     """The share of `output_tokens` that is sound."""
+    audio_s: float | None = None
+    """Seconds of sound that were heard or made."""
+    images: int | None = None
+    """Pictures that were made."""
+    characters: int | None = None
+    """Characters that were spoken, where they and not tokens are counted."""
 
     @property
     def total_tokens(self) -> int | None:
@@ -482,27 +489,122 @@ class Timings(Noun, frozen=True, kw_only=True, omit_defaults=True):
     """Between two tokens after that, on average."""
 
 
-class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a model costs, in US dollars for a million tokens."""
+_Usd: TypeAlias = Annotated[float, Meta(ge=0)] | None
 
-    input_usd: Annotated[float, Meta(ge=0)]
-    output_usd: Annotated[float, Meta(ge=0)]
-    cached_usd: Annotated[float, Meta(ge=0)] | None = None
-    """For input read from a prefix cache; `None` where that costs what all input does."""
+
+class Rates(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, repr_omit_defaults=True):
+    """US dollars for a million tokens of each kind; `None` where a kind costs what all of its direction does."""
+
+    input_usd: _Usd = None
+    output_usd: _Usd = None
+    cached_usd: _Usd = None
+    """For input read from a prefix cache."""
+    cache_write_usd: _Usd = None
+    """For input written to a prefix cache."""
+    input_audio_usd: _Usd = None
+    output_audio_usd: _Usd = None
+    output_image_usd: _Usd = None
+    """For the output of a call that made images, all of it: usage does not tell what of it is text."""
+    reasoning_usd: _Usd = None
+    """For output spent on reasoning."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             usd = getattr(self, name)
-            if usd is not None and not (type(usd) in (int, float) and 0 <= usd < float("inf")):
+            if name.endswith(("_usd", "_minute")) and not _is_price(usd):
                 raise ConfigError(f"{name} is a number of US dollars from zero up; got {usd!r}", field=name)
 
+
+class PriceTier(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What other rates hold for a call with a long prompt, for all of its tokens. A rate left out stays as it is."""
+
+    above_tokens: Annotated[int, Meta(ge=0)]
+    """Input tokens above which this holds."""
+
+
+class Price(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model costs, in US dollars: tokens by the million, and whatever else its calls are charged by."""
+
+    audio_usd_per_minute: _Usd = None
+    """For sound that was heard or made."""
+    image_usd: _Usd = None
+    """For one image."""
+    characters_usd: _Usd = None
+    """For a million characters of text that was read aloud."""
+    request_usd: _Usd = None
+    """For a call, beside what it consumes."""
+    tiers: tuple[PriceTier, ...] = ()
+    """Rates of long prompts, in any order."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if all(getattr(self, name) is None for name in _CHARGED):
+            raise ConfigError(f"a price has at least one of {', '.join(_CHARGED)}", field="input_usd")
+
     def cost_usd(self, usage: Usage) -> float | None:
-        """US dollars for `usage`, or `None` where it does not say enough."""
-        if usage.input_tokens is None or usage.output_tokens is None:
+        """US dollars for `usage`, or `None` where it does not say enough, or counts tokens that have no rate."""
+        units = self._units_usd(usage)
+        tokens = self._tokens_usd(usage, every_kind=units is None)
+        if tokens is None and units is None:
+            only_calls = self.request_usd is not None and self.input_usd is None and self.output_usd is None
+            return self.request_usd if only_calls else None
+        return (tokens or 0.0) + (units or 0.0) + (self.request_usd or 0.0)
+
+    def _units_usd(self, usage: Usage) -> float | None:
+        """What is charged by another measure than tokens."""
+        cost = None
+        if self.audio_usd_per_minute is not None and usage.audio_s is not None:
+            cost = self.audio_usd_per_minute * usage.audio_s / 60
+        if self.image_usd is not None and usage.images is not None:
+            cost = (cost or 0.0) + self.image_usd * usage.images
+        if self.characters_usd is not None and usage.characters is not None:
+            cost = (cost or 0.0) + self.characters_usd * usage.characters / 1_000_000
+        return cost
+
+    def _tokens_usd(self, usage: Usage, *, every_kind: bool) -> float | None:
+        """What is charged by tokens; `every_kind` is whether nothing else can stand for tokens without a rate."""
+        given, made = usage.input_tokens, usage.output_tokens
+        rates = self._rates(given or 0) if self.tiers else self
+        reading, writing = rates.input_usd, rates.output_usd
+        if usage.images and rates.output_image_usd is not None:
+            writing = rates.output_image_usd
+        if (reading is None and writing is None) or (given is None and reading) or (made is None and writing):
             return None
-        cached = usage.cached_tokens or 0 if self.cached_usd is not None else 0
-        cost = (usage.input_tokens - cached) * self.input_usd + usage.output_tokens * self.output_usd
-        return (cost + cached * (self.cached_usd or 0)) / 1_000_000
+        if every_kind and ((given and reading is None) or (made and writing is None)):
+            return None
+        cost = (given or 0) * (reading or 0.0) + (made or 0) * (writing or 0.0)
+        if reading is not None:
+            cached, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
+            # Cached sound is counted once, as cached.
+            sound = min(usage.input_audio_tokens or 0, max(0, (given or 0) - cached - written))
+            cost += _extra(cached, rates.cached_usd, reading) + _extra(written, rates.cache_write_usd, reading)
+            cost += _extra(sound, rates.input_audio_usd, reading)
+        if writing is not None:
+            cost += _extra(usage.reasoning_tokens, rates.reasoning_usd, writing)
+            cost += _extra(usage.output_audio_tokens, rates.output_audio_usd, writing)
+        return cost / 1_000_000
+
+    def _rates(self, given: int) -> Rates:
+        """What holds for a prompt of that many tokens."""
+        tier = max(
+            (one for one in self.tiers if given > one.above_tokens), key=lambda one: one.above_tokens, default=None
+        )
+        if tier is None:
+            return self
+        changed = {name: usd for name in Rates.__struct_fields__ if (usd := getattr(tier, name)) is not None}
+        return msgspec.structs.replace(self, **changed)
+
+
+_CHARGED = ("input_usd", "output_usd", "audio_usd_per_minute", "image_usd", "characters_usd", "request_usd")
+
+
+def _is_price(usd: object) -> bool:
+    return usd is None or (type(usd) in (int, float) and 0 <= cast("float", usd) < float("inf"))
+
+
+def _extra(tokens: int | None, rate: float | None, usual: float) -> float:
+    """What tokens of a kind cost beyond what they would cost at the rate of all."""
+    return (tokens or 0) * (rate - usual) if rate is not None else 0.0
 
 
 class Failure(Noun, frozen=True, kw_only=True):
@@ -628,6 +730,8 @@ class Embeddings(Noun, frozen=True, kw_only=True):
     """float32 rows of equal width."""
     usage: Usage = Usage()
     model: str | None = None
+    cost_usd: float | None = None
+    """US dollars, or `None` where no price is known."""
 
     _private = frozenset({"vectors"})
 

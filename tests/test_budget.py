@@ -215,8 +215,10 @@ def test_a_budget_that_cannot_be_right_is_refused_by_name(bounds: dict[str, Any]
     assert caught.value.field in (*bounds, "usd")
 
 
-@pytest.mark.parametrize("fields", [{"input_usd": -1, "output_usd": 1}, {"input_usd": 1, "output_usd": float("nan")}])
-def test_a_price_that_cannot_be_right_is_refused_by_name(fields: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "fields", [{"input_usd": -1, "output_usd": 1}, {"input_usd": 1, "output_usd": float("nan")}, {"input_usd": None}]
+)
+def test_a_price_that_cannot_be_right_is_refused_by_name(fields: dict[str, Any]) -> None:
     with pytest.raises(asyncllm.ConfigError) as caught:
         Price(**fields)
 

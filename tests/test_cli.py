@@ -593,6 +593,13 @@ def test_the_doctor_names_what_is_missing_and_no_key(run: Run, server: Server) -
     assert KEY not in done.stdout + done.stderr
 
 
+def test_the_doctor_tells_which_prices_are_known(run: Run) -> None:
+    told = json.loads(run("doctor", "--json").stdout)["prices"]
+
+    assert told == f"genai-prices {asyncllm.prices.version} of {asyncllm.prices.date}"
+    assert told in run("doctor").stdout
+
+
 def test_the_doctor_outlives_a_bad_configuration_file(run: Run, tmp_path: Path) -> None:
     (tmp_path / "asyncllm.toml").write_text("model = ")
 

@@ -638,19 +638,21 @@ async def test_without_a_block_a_client_works_and_is_closed_by_aclose() -> None:
         await client.chat("hi")
 
 
-async def test_closing_closes_every_backend_though_one_fails() -> None:
+async def test_closing_closes_the_backend_and_the_transport_though_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
-
-    class Failing(ScriptedBackend):
-        async def aclose(self) -> None:
-            closed.append("backend")
-            raise RuntimeError("stuck")
 
     class Transport(ScriptedTransport):
         async def aclose(self) -> None:
             closed.append("transport")
 
-    client = Client(backend=Failing([HELLO]), transport=Transport())
+    async def fail(_: object) -> None:
+        closed.append("backend")
+        raise RuntimeError("stuck")
+
+    monkeypatch.setattr("asyncllm.transport.AiohttpTransport", Transport)
+    monkeypatch.setattr("asyncllm_echo.Echo.aclose", fail)
+    client = Client(model="echo:x")
+    await client.chat("hi")
 
     with pytest.raises(RuntimeError, match="stuck"):
         await client.aclose()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from asyncllm import ConfigError
-from asyncllm.backend import Config, Secret
+from asyncllm import Client, ConfigError, Deployment
+from asyncllm.backend import Backend, Config, Context, Secret
 from asyncllm.config import BackendSettings, Settings, find_settings, load_settings
+from asyncllm_echo import connect as echo
 
 FILE = """
 model = "fast"
@@ -142,3 +144,50 @@ def test_unknown_and_mistyped_options_are_named() -> None:
         config.option("n_ctx", int, 1)
     with pytest.raises(ConfigError, match="'flag'"):
         config.option("flag", int, 1)
+
+
+def test_the_variable_stands_under_the_file_name_by_name(file: Path) -> None:
+    variable = """{"model": "other", "cool_down_s": 3, "deployments": {
+        "eu": {"backend": "openai", "model": "loses"}, "us": {"backend": "openai", "model": "gpt-us"}}}"""
+
+    settings = load_settings(file, {"ASYNCLLM_SETTINGS": variable})
+
+    assert settings.model == "fast"
+    assert settings.cool_down_s == 3
+    assert {name: one.model for name, one in settings.deployments.items()} == {"eu": "gpt-eu", "us": "gpt-us"}
+
+
+def test_the_variable_alone_is_enough() -> None:
+    variable = '{"deployments": {"us": {"backend": "openai", "model": "m", "options": {"region": "x"}}}}'
+
+    settings = load_settings(None, {"ASYNCLLM_SETTINGS": variable})
+
+    assert settings.deployments["us"].options == {"region": "x"}
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"deployments": {"us": {"backend": "openai"}}}', '{"sk-secret": 1', '{"odd": 1}']
+)
+def test_a_variable_that_cannot_be_right_is_refused_by_its_name(text: str) -> None:
+    with pytest.raises(ConfigError, match="ASYNCLLM_SETTINGS") as caught:
+        load_settings(None, {"ASYNCLLM_SETTINGS": text})
+
+    assert caught.value.field == "ASYNCLLM_SETTINGS"
+    assert "sk-secret" not in str(caught.value)
+
+
+async def test_options_of_a_deployment_reach_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Config] = []
+
+    def connect(config: Config, context: Context, /) -> Backend:
+        seen.append(config)
+        return echo(msgspec.structs.replace(config, options={}), context)
+
+    monkeypatch.setattr("asyncllm_echo.connect", connect)
+    options = {"region": "eu-west-1", "project_id": "p", "api_version": "2026-01-01"}
+    settings = Settings(deployments={"eu": Deployment(backend="echo", model="x", options=options)})
+
+    async with Client(config=settings, env={}) as client:
+        await client.chat("hi", model="eu")
+
+    assert [config.options for config in seen] == [options]

@@ -195,6 +195,55 @@ async def test_a_strict_hook_is_taken_at_its_word() -> None:
     assert not backend.requests
 
 
+async def test_a_call_that_a_hook_refuses_is_told_to_the_others_as_one_that_failed() -> None:
+    first, last = Watcher(), Watcher()
+    gate = asyncllm.Gate(lambda: False)
+
+    async with Client(backend=ScriptedBackend([ANSWER]), model="m", hooks=[first, gate, last]) as asked:
+        with pytest.raises(asyncllm.BudgetExceededError) as caught:
+            await asked.chat("hi")
+
+    assert (first.names, last.names) == (["before", "on_error"], ["on_error"])
+    assert first.told[1][2] is caught.value
+    assert first.told[1][1].ended_s is not None
+
+
+async def test_calls_that_consume_nothing_are_not_counted() -> None:
+    totals = asyncllm.Totals()
+
+    async with Client(model="echo:x", hooks=[totals]) as asked:
+        await asked.check_prompt("hi")
+        await asked.chat("hi there")
+
+    assert (totals.calls, totals.input_tokens, totals.unpriced) == (1, 2, 1)
+
+
+async def test_an_answer_out_of_a_cache_costs_nothing_and_counts_no_tokens() -> None:
+    totals = asyncllm.Totals()
+    prices = {"m": asyncllm.Price(input_usd=1_000_000, output_usd=0)}
+
+    async with client(totals, ANSWER, cache=asyncllm.MemoryCache(), prices=prices) as asked:
+        for _ in range(2):
+            await asked.chat("hi")
+
+    assert (totals.calls, totals.cost_usd, totals.input_tokens) == (2, 1, 1)
+    assert [(record.cached, record.attempts) for record in totals.records] == [(False, 1), (True, 0)]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: asyncllm.AfterCall(),
+        lambda: asyncllm.AfterCall(5),  # type: ignore[arg-type]
+        lambda: asyncllm.Gate(True),  # type: ignore[arg-type]
+        lambda: asyncllm.Totals(keep=-1),
+    ],
+)
+def test_a_hook_that_cannot_be_right_is_refused(make: Any) -> None:
+    with pytest.raises(asyncllm.ConfigError):
+        make()
+
+
 def test_a_hook_that_hangs_holds_nobody_up_for_long(caplog: pytest.LogCaptureFixture) -> None:
     class Hangs:
         async def after(self, _: Trail, __: Any) -> None:

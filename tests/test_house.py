@@ -20,6 +20,7 @@ FLOOR = {
     "errors": 0,
     "events": 0,
     "types": 0,
+    "adapters": 1,
     "backend": 1,
     "collect": 1,
     "dialect": 1,
@@ -46,6 +47,7 @@ FLOOR = {
     "middleware": 3,
     "repairs": 3,
     "toolrun": 4,
+    "prices": 2,
     "registry": 2,
     "toolbox": 2,
     "transport": 2,
@@ -57,6 +59,7 @@ FLOOR = {
     "client": 6,
     "instances": 6,
     "sync": 6,
+    "tokens": 3,
     "__init__": 7,
     "__main__": 8,
     "cli": 8,
@@ -89,6 +92,7 @@ NEIGHBOURS = {
     ("client", "routes"),
     ("instances", "client"),
     ("toolstream", "stream"),
+    ("tokens", "client"),  # for type checkers alone
     ("sync", "client"),
     ("cli", "__init__"),
     ("cli", "testing"),  # the mock server alone

@@ -25,7 +25,7 @@ ANSWER: list[Step] = [Started("m-1", "id-1"), Pause(0.01), TextDelta(CANARY), US
 @pytest.fixture
 def records(caplog: pytest.LogCaptureFixture) -> Records:
     caplog.set_level(logging.DEBUG, "asyncllm.calls")
-    return lambda: caplog.records
+    return lambda: [record for record in caplog.records if record.name == "asyncllm.calls"]
 
 
 def client(*scripts: Any, **options: Any) -> asyncllm.Client:
@@ -62,6 +62,7 @@ async def test_an_answered_call_is_one_record_with_every_fact(records: Records) 
         "output_tokens": 2,
         "cached_tokens": 3,
         "reasoning_tokens": 1,
+        "cost_usd": None,
         "error": None,
         "status": None,
         "code": None,

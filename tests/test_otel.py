@@ -87,6 +87,23 @@ def telemetry() -> Iterator[Telemetry]:
     telemetry.meters.shutdown()
 
 
+async def test_a_call_that_was_refused_has_a_span_that_ends(telemetry: Telemetry) -> None:
+    hooks: list[asyncllm.Hook] = [telemetry.hook, asyncllm.Gate(lambda: False)]
+    async with asyncllm.Client(backend=ScriptedBackend([ANSWER]), model="m", hooks=hooks) as client:
+        with pytest.raises(asyncllm.BudgetExceededError):
+            await client.chat("hi")
+
+    assert telemetry.attributes["error.type"] == "BudgetExceededError"
+
+
+async def test_what_a_call_cost_is_on_its_span(telemetry: Telemetry) -> None:
+    prices = {"m": asyncllm.Price(input_usd=1_000_000, output_usd=0)}
+    async with telemetry.client(ANSWER, prices=prices) as client:
+        reply = await client.chat("hi")
+
+    assert telemetry.attributes["asyncllm.cost_usd"] == reply.cost_usd
+
+
 # -- spans -------------------------------------------------------------------------------------------------------
 
 

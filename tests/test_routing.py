@@ -329,3 +329,21 @@ def test_a_hedged_call_is_retried_as_any_other() -> None:
             return (await asked.chat("hi")).text
 
     assert run_virtual(main()) == "1 says so"
+
+
+async def test_a_list_of_which_nothing_is_there_raises_the_first_error_each_time_and_logs_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Client(model=["first", "second"], env={}) as client:
+        for _ in range(2):
+            with pytest.raises(asyncllm.ConfigError, match="'first'"):
+                await client.chat("hi")
+
+    assert not caplog.records
+
+
+async def test_a_model_that_is_passed_over_is_an_error_where_it_is_asked_for_alone() -> None:
+    async with Client(model=["gone", "echo:x"], env={}) as client:
+        assert (await client.chat("hi")).text == "hi"
+        with pytest.raises(asyncllm.ConfigError, match="'gone'"):
+            await client.chat("hi", model="gone")

@@ -156,7 +156,7 @@ async def test_a_scripted_transport_answers_a_client_and_keeps_the_calls() -> No
     assert [call.stream for call in transport.calls] == [False, True]
     assert transport.calls[0].url == "http://fake/v1/chat/completions"
     assert transport.opened == transport.closed == 2
-    assert transport.is_closed
+    assert not transport.is_closed  # it was given to the client
 
 
 @pytest.mark.parametrize(

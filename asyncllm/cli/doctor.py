@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 import asyncllm
+from asyncllm import prices
 from asyncllm.cli.models import list_all
 from asyncllm.cli.output import print_json, print_table, say
 from asyncllm.cli.parser import DEFAULT_MODEL
@@ -58,6 +59,8 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     """The whole report, in the order in which it is printed."""
 
     versions: dict[str, str]
+    prices: str
+    """The price library's name, its version and the day it was taken over."""
     config: str | None
     """The configuration file in force."""
     config_error: str | None
@@ -84,7 +87,7 @@ def _examine() -> Diagnosis:
     settings, config_error = Settings(), None
     try:
         path = find_settings(os.environ)
-        settings = load_settings(path)
+        settings = load_settings(path, os.environ)
     except ConfigError as error:
         config_error = str(error)
     registry = Registry()
@@ -94,6 +97,7 @@ def _examine() -> Diagnosis:
     return Diagnosis(
         versions={"python": platform.python_version(), "asyncllm": asyncllm.__version__}
         | {package: _version(package) or "not installed" for package in _PACKAGES},
+        prices=f"{prices.library().library} {prices.version} of {prices.date}",
         config=str(path) if path else None,
         config_error=config_error,
         variables_set=sorted(name for name in variables if os.environ.get(name, "").strip()),
@@ -189,6 +193,7 @@ def _print(diagnosis: Diagnosis) -> None:
     print_table(
         [
             ("versions", versions),
+            ("prices", diagnosis.prices),
             ("config", diagnosis.config_error or diagnosis.config or f"none of {places}"),
             ("variables", ", ".join(diagnosis.variables_set) or "no key is set"),
         ]

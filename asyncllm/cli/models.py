@@ -31,16 +31,14 @@ __all__ = ["list_all", "run"]
 
 def run(args: Namespace) -> int:
     """Print the models of the backends named, or of all. Raises `ConfigError` for a bad configuration file."""
-    settings = load_settings(find_settings(os.environ))
+    settings = load_settings(find_settings(os.environ), os.environ)
     registry = Registry()
     names = args.backend or registry.names()
     client = Client(config=settings, retry=None, timeouts=Timeouts(total_s=args.timeout))
     found = dict(zip(names, asyncio.run(list_all(client, names)), strict=True))
     if not args.backend:
         # Nobody asked for a backend that has no list, such as one that takes any name, nor for one without a key.
-        idle = [
-            name for name, result in found.items() if _is_idle(result) and not _is_set_up(registry, name, settings)
-        ]
+        idle = [name for name, result in found.items() if _is_idle(result) and not _is_set_up(registry, name, settings)]
         found = {name: result for name, result in found.items() if name not in idle}
         found = {name: result for name, result in found.items() if not isinstance(result, UnsupportedError)}
         if idle:

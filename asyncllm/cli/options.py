@@ -28,7 +28,7 @@ def make_client(args: Namespace) -> Client:
 
     Raises `ConfigError`.
     """
-    settings = load_settings(find_settings(os.environ))
+    settings = load_settings(find_settings(os.environ), os.environ)
     model = args.model or settings.model
     if not model:
         if args.base_url or args.api_key_env:
@@ -44,6 +44,7 @@ def make_client(args: Namespace) -> Client:
         base_url=args.base_url,
         api_key=_key(args.api_key_env),
         timeouts=Timeouts(total_s=args.timeout),
+        price_library=False,  # nothing is printed of what a call costs
         config=settings,
     )
 

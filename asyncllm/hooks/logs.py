@@ -23,8 +23,9 @@ class LogCalls:
     `llm_outcome` is `answered`, `left` (before the end of the answer), `cancelled` or `failed`. Beside it stand
     `llm_call`, `llm_kind`, `llm_backend`, `llm_place`, `llm_model`, `llm_stream`, `llm_cached`, `llm_attempts`,
     `llm_queue_s`, `llm_first_content_s` and `llm_elapsed_s`; of an answer `llm_request_id`, `llm_finish_reason` and
-    the counts `llm_input_tokens`, `llm_output_tokens`, `llm_cached_tokens` and `llm_reasoning_tokens`; of a failure
-    `llm_error`, `llm_status`, `llm_code` and `llm_request_id`. What is not known is `None`.
+    the counts `llm_input_tokens`, `llm_output_tokens`, `llm_cached_tokens` and `llm_reasoning_tokens`, and
+    `llm_cost_usd`; of a failure `llm_error`, `llm_status`, `llm_code` and `llm_request_id`. What is not known is
+    `None`.
 
     `logger` is `asyncllm.calls` by default.
     """
@@ -87,6 +88,7 @@ def _facts(call: Trail, outcome: str, response: Response | None, error: BaseExce
         "output_tokens": usage.output_tokens,
         "cached_tokens": usage.cached_tokens,
         "reasoning_tokens": usage.reasoning_tokens,
+        "cost_usd": call.cost_usd,
         "error": None if error is None else type(error).__name__,
         "status": None if failure is None else failure.status,
         "code": None if failure is None else failure.code,

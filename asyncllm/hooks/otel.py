@@ -50,7 +50,7 @@ class OpenTelemetry:
     `error.type` to the name of the error's class (for a call that was cancelled, `CancelledError`). The metrics are
     `gen_ai.client.operation.duration`, `gen_ai.client.token.usage` (not for answers out of a cache, which nobody is
     charged for) and, for streams, `gen_ai.client.operation.time_to_first_chunk`. What the conventions have no name for
-    is `asyncllm.cached` and, on spans, `asyncllm.failed_attempts` and `asyncllm.queue_s`.
+    is `asyncllm.cached` and, on spans, `asyncllm.cost_usd`, `asyncllm.failed_attempts` and `asyncllm.queue_s`.
 
     Raises `ConfigError` where `pip install 'asyncllm[otel]'` is missing.
     """
@@ -164,6 +164,7 @@ def _answered(call: Trail, response: Response | None, usage: Usage) -> dict[str,
         "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
         "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
         "gen_ai.response.time_to_first_chunk": call.first_content_s if call.stream else None,
+        "asyncllm.cost_usd": call.cost_usd,
         "asyncllm.failed_attempts": len(call.failures) or None,
         "asyncllm.queue_s": call.queue_s or None,
     }

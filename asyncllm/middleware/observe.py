@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from asyncllm.budgets import Budget, Reservation, budgets_in_force, reserve
 from asyncllm.errors import BudgetExceededError, TotalTimeoutError
 from asyncllm.hooks import Hooks
+from asyncllm.prices import Tariff
 from asyncllm.trail import Trail
-from asyncllm.types import Price, Request, Response, Usage
+from asyncllm.types import Request, Response, Usage
 
 __all__ = ["Observation", "Observer"]
 
@@ -26,7 +27,7 @@ class Observer:
         self._hooks = hooks
         self._budgets = () if budget is None else (budget,)
 
-    def observe(self, trail: Trail, price: Price | None) -> Observation | None:
+    def observe(self, trail: Trail, tariff: Tariff | None) -> Observation | None:
         """What to do around the call of `trail`, if there is anything.
 
         Raises `BudgetExceededError`, `ConfigError`.
@@ -36,7 +37,9 @@ class Observer:
             budgets = (*self._budgets, *(one for one in budgets if one not in self._budgets))
         if not budgets and not self._hooks:
             return None
-        claim = reserve(budgets, trail.request, price) if budgets else None
+        claim = None
+        if budgets:
+            claim = reserve(budgets, trail.request, None if tariff is None else tariff.known())
         return Observation(self._hooks, claim, trail)
 
 
@@ -60,11 +63,14 @@ class Observation:
         return replace(request, timeouts=replace(timeouts, total_s=max(left_s, 0.001)))
 
     async def begin(self) -> None:
-        """The call is about to be made."""
+        """The call is about to be made. A hook that refuses it ends it, and the others are told."""
         try:
             await self._hooks.before(self._trail)
-        except BaseException:
+        except BaseException as error:
+            self._is_over = True
             self._settle(None, was_sent=False)
+            self._trail.end()
+            await self._hooks.on_error(self._trail, error)
             raise
 
     def explain(self, error: BaseException) -> BudgetExceededError | None:
@@ -96,7 +102,7 @@ class Observation:
 
     def _settle(self, usage: Usage | None, *, was_sent: bool) -> None:
         if self._claim is not None:
-            self._claim.settle(usage, was_sent=was_sent)
+            self._claim.settle(usage, self._trail.cost_usd, was_sent=was_sent)
             self._claim = None
 
 
