@@ -557,7 +557,7 @@ def test_backends_are_listed_with_their_origin(run: Run) -> None:
     rows = json.loads(run("backends", "--json").stdout)
 
     assert {row["name"] for row in rows} >= {"echo", "llamacpp", "openai"}
-    assert f"echo      asyncllm {asyncllm.__version__}" in run("backends").stdout
+    assert f"echo asyncllm {asyncllm.__version__} asyncllm_echo:connect" in " ".join(run("backends").stdout.split())
     assert all(row["target"].endswith(":connect") for row in rows)
 
 

@@ -155,7 +155,7 @@ def test_row_019_a_server_that_does_not_answer_is_not_alive(system: str) -> None
 
 
 @BOTH
-async def test_row_020_partly_a_prompt_is_counted_by_the_server(system: str) -> None:
+async def test_row_020_a_prompt_is_counted_by_the_server(system: str) -> None:
     async with serving(system) as (server, client):
         text = await client.check_prompt("one two three", max_tokens=10)
         turns = await client.check_prompt(TURNS)
@@ -235,7 +235,7 @@ async def test_row_023_an_error_in_a_stream_raises() -> None:
     assert (caught.value.status, caught.value.code) == (424, "generation")
 
 
-async def test_row_024_partly_a_stream_of_vllm_has_deltas_usage_and_an_end() -> None:
+async def test_row_024_a_stream_of_vllm_has_deltas_usage_and_an_end() -> None:
     chunks: list[dict[str, Any]] = [
         {"choices": [], "model": "some-model"},  # before anything else, as Azure sends it
         {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]},
@@ -253,7 +253,7 @@ async def test_row_024_partly_a_stream_of_vllm_has_deltas_usage_and_an_end() -> 
     assert stream.response.finish_reason == "stop"
 
 
-async def test_row_024_partly_an_error_in_a_stream_of_vllm_raises() -> None:
+async def test_row_024_an_error_in_a_stream_of_vllm_raises() -> None:
     broken = {"error": {"message": "engine died", "type": "InternalServerError", "param": None, "code": 500}}
     async with serving("vllm", [Sse([{"choices": [{"index": 0, "delta": {"content": "The"}}]}, broken])]) as (
         _,
