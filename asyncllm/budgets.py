@@ -19,7 +19,7 @@ from typing import Self
 
 from msgspec import Struct
 
-from asyncllm.backend import EmbedRequest
+from asyncllm.backend import EmbedRequest, MediaRequest
 from asyncllm.errors import BudgetExceededError, ConfigError
 from asyncllm.estimate import estimated_input
 from asyncllm.types import Price, Request, Usage
@@ -171,7 +171,9 @@ class Reservation(Struct):
             one.settle(self, tokens, usd)
 
 
-def reserve(budgets: Sequence[Budget], request: Request | EmbedRequest, price: Price | None) -> Reservation:
+def reserve(
+    budgets: Sequence[Budget], request: Request | EmbedRequest | MediaRequest, price: Price | None
+) -> Reservation:
     """Set aside what the call may take, in all of `budgets` or in none.
 
     Raises `BudgetExceededError`, `ConfigError`.
@@ -194,9 +196,9 @@ def reserve(budgets: Sequence[Budget], request: Request | EmbedRequest, price: P
     return claim
 
 
-def _bounded_output(request: Request | EmbedRequest) -> int | None:
+def _bounded_output(request: Request | EmbedRequest | MediaRequest) -> int | None:
     """Output tokens at the most, where that is known."""
-    if isinstance(request, EmbedRequest):
+    if not isinstance(request, Request):
         return 0
     limit, answers = request.sampling.max_tokens, request.sampling.n
     return limit * (answers if isinstance(answers, int) else 1) if isinstance(limit, int) else None

@@ -32,9 +32,12 @@ __all__ = [
     "Prompt",
     "as_tools",
     "chat_request",
+    "check_names",
     "completion_request",
+    "extra_of",
     "output_of",
     "repairs_of",
+    "timeouts_of",
 ]
 
 T = TypeVar("T")
@@ -88,7 +91,7 @@ seen than paid for again and again."""
 
 def chat_request(prompt: Prompt, options: CallOptions, *, stream: bool, timeouts: Timeouts) -> Request:
     """The request of a chat, its model left empty. Raises `InvalidRequestError`."""
-    _check_names(options)
+    check_names(options)
     return Request(
         model="",
         messages=_with_system(_messages(prompt), options.get("system")),
@@ -98,8 +101,8 @@ def chat_request(prompt: Prompt, options: CallOptions, *, stream: bool, timeouts
         parallel_tool_calls=_checked(options, "parallel_tool_calls", bool),
         constraint=_constraint(options),
         stream=stream,
-        timeouts=_timeouts(options, timeouts),
-        extra=_extra(options),
+        timeouts=timeouts_of(options, timeouts),
+        extra=extra_of(options),
         idempotency_key=_idempotency_key(options),
     )
 
@@ -108,7 +111,7 @@ def completion_request(
     prompt: str | Sequence[int], options: CallOptions, *, stream: bool, timeouts: Timeouts
 ) -> Request:
     """The request of a text completion, its model left empty. Raises `InvalidRequestError`."""
-    _check_names(options)
+    check_names(options)
     for name in _CHAT_ONLY:
         if name in options:
             raise InvalidRequestError(f"complete has no {name}: it continues a text; use chat", field=name)
@@ -118,8 +121,8 @@ def completion_request(
         sampling=_sampling(options),
         constraint=_constraint(options),
         stream=stream,
-        timeouts=_timeouts(options, timeouts),
-        extra=_extra(options),
+        timeouts=timeouts_of(options, timeouts),
+        extra=extra_of(options),
         idempotency_key=_idempotency_key(options),
     )
 
@@ -145,12 +148,13 @@ def repairs_of(options: CallOptions, *, stream: bool) -> int:
     return repairs
 
 
-def _check_names(options: CallOptions) -> None:
-    if options.keys() <= _OPTIONS:
+def check_names(options: Mapping[str, Any], known: frozenset[str] = _OPTIONS) -> None:
+    """Raise `InvalidRequestError` for the first option that is not among `known`."""
+    if options.keys() <= known:
         return
     for name in options:
-        if name not in _OPTIONS:
-            near = difflib.get_close_matches(name, _OPTIONS, 1)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
             raise InvalidRequestError(
                 f"unknown option {name!r}"
                 + (f"; did you mean {near[0]!r}?" if near else "; what only the provider knows goes into extra={...}"),
@@ -255,20 +259,22 @@ def _constraint(options: CallOptions) -> Constraint | None:
     return constraint
 
 
-def _timeouts(options: CallOptions, default: Timeouts) -> Timeouts:
+def timeouts_of(options: Mapping[str, Any], default: Timeouts) -> Timeouts:
+    """The deadlines of a call. Raises `InvalidRequestError`."""
     timeouts = options.get("timeouts", default)
     if not isinstance(timeouts, Timeouts):
         raise InvalidRequestError("timeouts is a Timeouts, as in Timeouts(total_s=30)", field="timeouts")
     return timeouts
 
 
-def _extra(options: CallOptions) -> dict[str, Any]:
+def extra_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What only the provider knows. Raises `InvalidRequestError`."""
     if "extra" not in options:
         return {}
-    extra = options["extra"]
-    if not isinstance(extra, Mapping) or not all(isinstance(name, str) for name in extra):
+    extra: object = options["extra"]
+    if not isinstance(extra, Mapping) or not all(isinstance(name, str) for name in cast("Mapping[object, Any]", extra)):
         raise InvalidRequestError("extra is a dict of the provider's option names to values", field="extra")
-    return dict(extra)
+    return dict(cast("Mapping[str, Any]", extra))
 
 
 def _idempotency_key(options: CallOptions) -> str:

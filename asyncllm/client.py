@@ -1,4 +1,4 @@
-"""The caller's door to every backend: chat, stream, complete, embed.
+"""The caller's door to every backend: chat, stream, complete, embed; sound and pictures are in `media_calls`.
 
 A chat is a stream that is folded: there is one path, whether the answer is wanted whole or piece by piece.
 """
@@ -24,25 +24,24 @@ from asyncllm.clock import LoopClock
 from asyncllm.config import Settings, find_settings, load_settings
 from asyncllm.errors import (
     APIConnectionError,
-    AsyncLLMError,
     ConfigError,
     InvalidRequestError,
-    UnsupportedError,
     WrongLoopError,
 )
 from asyncllm.hooks import Hook, Hooks
+from asyncllm.media_calls import MediaCalls
 from asyncllm.middleware.hedge import Hedge
 from asyncllm.middleware.limits import Limiter
 from asyncllm.middleware.observe import Observer
 from asyncllm.middleware.retry import Retry
 from asyncllm.once import once
-from asyncllm.place import Means, Target
+from asyncllm.place import Means, Target, lacking
 from asyncllm.repairs import repaired
 from asyncllm.routes import Arguments, Routes
 from asyncllm.stream import Candidate, Stream, TextStream
 from asyncllm.toolrun import Rounds, ToolOptions, ToolRun, run_tools
 from asyncllm.toolstream import ToolStream
-from asyncllm.trail import Kind, Trail
+from asyncllm.trail import AnyRequest, Kind, Trail
 from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Request, Response, Timeouts
 from asyncllm.watchdog import Watchdog
 
@@ -54,7 +53,7 @@ _CLOSE_S = 10
 _ALIVE_S = 10
 
 
-class Client:
+class Client(MediaCalls):
     """Talks to every installed backend; one client serves any number of tasks of one event loop.
 
     `model` is what calls use that name none: `backend:model`, an alias of the configuration, or several in order of
@@ -231,7 +230,7 @@ class Client:
         target = self._target(model)
         backend = target.place.backend
         if not isinstance(backend, Embedder):
-            raise _lacking(target, "embed")
+            raise lacking(target, "embed")
         request = EmbedRequest(
             model=target.model,
             texts=tuple(rows),
@@ -250,7 +249,7 @@ class Client:
         target = self._target(options.get("model"))
         backend = target.place.backend
         if not isinstance(backend, PromptChecker):
-            raise _lacking(target, "check_prompt")
+            raise lacking(target, "check_prompt")
         request = msgspec.structs.replace(request, model=target.model)
         return await self._once("check_prompt", target, request, lambda: backend.check_prompt(request))
 
@@ -279,7 +278,7 @@ class Client:
         place = self._routes.place(backend)
         target = Target(place, "")
         if not isinstance(place.backend, Models):
-            raise _lacking(target, "list_models")
+            raise lacking(target, "list_models")
         request = Request(model="", timeouts=self._timeouts)
         return await self._once("list_models", target, request, place.backend.list_models)
 
@@ -332,9 +331,7 @@ class Client:
         self._bind()
         return self._routes.resolve(model)[0]
 
-    async def _once(
-        self, kind: Kind, target: Target, request: Request | EmbedRequest, call: Callable[[], Awaitable[T]]
-    ) -> T:
+    async def _once(self, kind: Kind, target: Target, request: AnyRequest, call: Callable[[], Awaitable[T]]) -> T:
         place = target.place
         trail = Trail(kind, request, place.name, place.label)
         return await once(call, target, trail, dog=self._dog, observer=self._observer)
@@ -389,10 +386,6 @@ async def _finish(task: asyncio.Task[None], seconds: float) -> None:
         raise cancelled
     if task.done():
         task.result()
-
-
-def _lacking(target: Target, call: str) -> AsyncLLMError:
-    return UnsupportedError(f"the {target.place.name!r} backend has no {call}", backend=target.place.name, field=call)
 
 
 def _name(loop: asyncio.AbstractEventLoop) -> str:

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from asyncllm.backend import Backend, Clock
 from asyncllm.cache import Guarded
-from asyncllm.errors import APIError
+from asyncllm.errors import APIError, UnsupportedError
 from asyncllm.middleware import Open, bottom
 from asyncllm.middleware.cached import cached
 from asyncllm.middleware.deadlines import deadlines
@@ -18,7 +18,7 @@ from asyncllm.middleware.retry import Retry, RetryQuota, retry
 from asyncllm.prices import Tariff
 from asyncllm.watchdog import Watchdog
 
-__all__ = ["Means", "Place", "Target"]
+__all__ = ["Means", "Place", "Target", "lacking"]
 
 _LONGEST_COOLING_S = 300.0
 
@@ -89,3 +89,8 @@ class Target(Struct, frozen=True):
     model: str
     tariff: Tariff | None = None
     """What it costs there; `None` where nobody asks."""
+
+
+def lacking(target: Target, call: str) -> UnsupportedError:
+    """The error for a backend without `call`."""
+    return UnsupportedError(f"the {target.place.name!r} backend has no {call}", backend=target.place.name, field=call)

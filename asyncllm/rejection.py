@@ -33,6 +33,8 @@ from asyncllm.errors import (
     RateLimitError,
     UnprocessableEntityError,
 )
+from asyncllm.multipart import form_texts
+from asyncllm.scrub import scrub
 
 __all__ = ["broken_off", "embedded_error", "excerpt", "rejection", "retry_after"]
 
@@ -49,7 +51,7 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
     529: OverloadedError,
 }
 
-# Codes that say more than the status. Sources: error pages of OpenAI, Azure, Anthropic, AWS, vLLM, llama.cpp and TGI.
+# Codes that say more than the status. Sources: OpenAI, Azure, Anthropic, AWS, vLLM, llama.cpp, TGI, ElevenLabs.
 _BY_CODE: dict[str, type[APIStatusError]] = {
     "ModelNotReadyException": OverloadedError,
     "ModelStreamErrorException": InternalServerError,
@@ -64,13 +66,16 @@ _BY_CODE: dict[str, type[APIStatusError]] = {
     "insufficient_quota": QuotaExceededError,
     "invalid_api_key": AuthenticationError,
     "invalid_request_error": BadRequestError,
+    "moderation_blocked": ContentFilterError,
     "not_found_error": NotFoundError,
     "overloaded": OverloadedError,
     "overloaded_error": OverloadedError,
     "permission_error": PermissionDeniedError,
+    "quota_exceeded": QuotaExceededError,
     "rate_limit_error": RateLimitError,
     "rate_limit_exceeded": RateLimitError,
     "string_above_max_length": ContextLengthExceededError,
+    "voice_not_found": NotFoundError,
 }
 _SIGNATURE = ("ExpiredTokenException", "InvalidSignatureException", "UnrecognizedClientException")
 _BY_CODE.update(dict.fromkeys(_SIGNATURE, AuthenticationError))  # which AWS answers with 403
@@ -92,12 +97,8 @@ _BY_CODE.update(
 # These name the request's fault in general: a status that says more wins.
 _VAGUE = {"invalid_request_error", "authentication_error", "permission_error", "not_found_error", "rate_limit_error"}
 _RETRYABLE_STATUS, _FINAL_STATUS = {408, 425}, {501, 505}
-_TEXT_LIMIT = 500
 _LINE_LIMIT = 4096  # bytes in which a title or a first line is looked for
 _BODY_LIMIT = 65536
-_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")  # a terminal or a log would obey them
-_ECHO_WHOLE = 4  # characters from which a text of the prompt is blanked out where it stands whole
-_ECHO_LENGTH = 12  # characters in a row that a server text may share with the prompt by chance
 _NAMES = {"model", "role", "type", "id", "tool_call_id", "name", "tool_choice"}  # they name things and say nothing
 _REQUEST_ID = ("x-request-id", "request-id", "x-amzn-requestid", "apim-request-id")
 
@@ -265,9 +266,9 @@ def _read(body: bytes) -> _Told:
     """Find message, code, type and param in the shapes that servers use.
 
     `{"error": {message, type, param, code}}` OpenAI, vLLM, llama.cpp · `{"error": {"status_code", "content"}}` LLM
-    Engine streams · `{"error": str, "error_type"}` TGI · `{"detail": str | list}` FastAPI · `{"message", "code"}`
-    and `{"object": "error", ...}` old vLLM · `{"text", "error_code"}` FastChat · anything else as its title or first
-    line.
+    Engine streams · `{"error": str, "error_type"}` TGI · `{"detail": str | list}` FastAPI · `{"detail": {message,
+    status}}` ElevenLabs · `{"message", "code"}` and `{"object": "error", ...}` old vLLM · `{"text", "error_code"}`
+    FastChat · anything else as its title or first line.
     """
     try:
         document = _load(body)
@@ -277,12 +278,13 @@ def _read(body: bytes) -> _Told:
     if whole is None:
         return _Told(document if isinstance(document, str) else "")
     error = whole.get("error")
-    inner = _object(error) or whole
+    inner = _object(error) or _object(whole.get("detail")) or whole
     words = (inner.get(name) for name in ("message", "Message", "error", "detail", "content", "text"))
     status = next((status for name in ("status_code", "status") if (status := _status(inner.get(name)))), None)
+    word = _word(inner.get("status")) if inner is whole.get("detail") else None
     return _Told(
         message=_as_text(error if isinstance(error, str) else next(filter(None, words), None)),
-        code=_word(inner.get("code")) or _word(inner.get("error_code")),
+        code=_word(inner.get("code")) or _word(inner.get("error_code")) or word,
         param=_word(inner.get("param")),
         kind=_word(inner.get("type")) or _word(inner.get("error_type")) or _word(whole.get("error_type")),
         status=status,
@@ -346,17 +348,7 @@ def _first_line(body: bytes) -> str:
 
 def _scrub(message: str, sent: bytes, secrets: tuple[str, ...]) -> str:
     """`message` on one line, at most 500 characters, without what it repeats of the request."""
-    text = _one_line(message)[: 2 * _TEXT_LIMIT]
-    for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
-        text = text.replace(secret, "***")
-    for private in _private_texts(sent):
-        text = _blank_out(text, _one_line(private))
-    return text if len(text) <= _TEXT_LIMIT else f"{text[: _TEXT_LIMIT - 1]}…"
-
-
-def _one_line(text: str) -> str:
-    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # without halves of characters
-    return " ".join(whole.translate(_CONTROLS).split())
+    return scrub(message, _private_texts(sent), secrets)
 
 
 def _scrub_word(word: str | None, sent: bytes, secrets: tuple[str, ...]) -> str | None:
@@ -365,7 +357,11 @@ def _scrub_word(word: str | None, sent: bytes, secrets: tuple[str, ...]) -> str 
 
 
 def _private_texts(sent: bytes) -> Iterator[str]:
-    """Every text of a JSON request except what names things rather than says them; of any other, the whole of it."""
+    """Every text of a request, JSON or a form, except files and what names things; of any other body, the whole."""
+    texts = form_texts(sent)
+    if texts is not None:
+        yield from (text for name, text in texts if name not in _NAMES)
+        return
     try:
         document = _load(sent)
     except ValueError:
@@ -377,24 +373,3 @@ def _private_texts(sent: bytes) -> Iterator[str]:
             yield value
         left += (_object(value) or {}).items()
         left += ((name, item) for item in _array(value))
-
-
-def _blank_out(text: str, private: str) -> str:
-    """Replace what `text` shares with `private`: the whole of it, or any run of a dozen characters."""
-    if len(private) >= _ECHO_WHOLE and private in text:
-        text = text.replace(private, "…")
-    if len(private) < _ECHO_LENGTH:
-        return text
-    kept: list[str] = []
-    position = 0
-    while position < len(text):
-        end = position + _ECHO_LENGTH
-        if end <= len(text) and text[position:end] in private:
-            while end < len(text) and text[position : end + 1] in private:
-                end += 1
-            kept.append("…")
-            position = end
-        else:
-            kept.append(text[position])
-            position += 1
-    return "".join(kept)

@@ -28,6 +28,7 @@ from asyncllm.config import Settings
 from asyncllm.errors import APIConnectionError, WrongLoopError
 from asyncllm.events import Event
 from asyncllm.hooks import Hook
+from asyncllm.media_calls import MediaCalls, WaitingMediaCalls
 from asyncllm.middleware.hedge import Hedge
 from asyncllm.middleware.limits import Limiter
 from asyncllm.middleware.retry import Retry
@@ -107,7 +108,7 @@ def _end(portal: BlockingPortal, thread: Thread, pid: int) -> None:
         thread.join(_END_S)
 
 
-class Client:
+class Client(WaitingMediaCalls):
     """`asyncllm.Client` with methods that wait: same arguments, same results, same errors.
 
     Use it in a `with` block, or end it with `close()`. Any number of threads may share one.
@@ -238,6 +239,9 @@ class Client:
                 self._runner.run(self._client.aclose)
             finally:
                 self._runner.close()
+
+    def _over_there(self) -> tuple[MediaCalls, _Runner]:
+        return self._client, self._runner
 
     def __enter__(self) -> Self:
         return self

@@ -14,13 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from asyncllm.backend import EmbedRequest
+    from asyncllm.backend import EmbedRequest, MediaRequest
     from asyncllm.errors import AsyncLLMError
     from asyncllm.types import Request, Usage
 
-__all__ = ["Kind", "Trail"]
+__all__ = ["AnyRequest", "Kind", "Trail"]
 
-Kind: TypeAlias = Literal["chat", "complete", "embed", "check_prompt", "list_models"]
+Kind: TypeAlias = Literal[
+    "chat", "complete", "embed", "check_prompt", "list_models",
+    "transcribe", "speak", "generate_image", "edit_image", "moderate", "rerank", "isolate",
+]  # fmt: skip
+
+AnyRequest: TypeAlias = "Request | EmbedRequest | MediaRequest"
+"""What a backend is asked, whichever call it is."""
 
 
 class Trail(Struct, eq=False):
@@ -28,7 +34,7 @@ class Trail(Struct, eq=False):
 
     kind: Kind
     """What was called."""
-    request: Request | EmbedRequest
+    request: AnyRequest
     """What was asked; `model` is that of the place asked last."""
     backend: str
     """The backend that was asked last: after the call, the one that answered."""

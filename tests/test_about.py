@@ -5,13 +5,40 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from asyncllm.backend import About, Backend, Config, Context, Embedder, Models, PromptChecker, Secret
+from asyncllm.backend import (
+    About,
+    Backend,
+    Config,
+    Context,
+    Embedder,
+    ImageEditor,
+    ImageMaker,
+    Isolator,
+    Models,
+    Moderator,
+    PromptChecker,
+    Reranker,
+    Secret,
+    SpeechMaker,
+    Transcriber,
+)
 from asyncllm.client import Client
 from asyncllm.clock import LoopClock
 from asyncllm.registry import Registry
 from asyncllm.testing import ScriptedTransport
 
-PROTOCOLS: dict[str, type] = {"embed": Embedder, "check_prompt": PromptChecker, "list_models": Models}
+PROTOCOLS: dict[str, type] = {
+    "check_prompt": PromptChecker,
+    "edit_image": ImageEditor,
+    "embed": Embedder,
+    "generate_image": ImageMaker,
+    "isolate": Isolator,
+    "list_models": Models,
+    "moderate": Moderator,
+    "rerank": Reranker,
+    "speak": SpeechMaker,
+    "transcribe": Transcriber,
+}
 """The optional protocol behind a call of the client."""
 
 OPTIONS: dict[str, dict[str, object]] = {}

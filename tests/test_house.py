@@ -19,6 +19,8 @@ BACKENDS = sorted(path for path in (ROOT / "backends").iterdir() if (path / "__i
 FLOOR = {
     "errors": 0,
     "events": 0,
+    "media": 0,
+    "scrub": 0,
     "types": 0,
     "adapters": 1,
     "backend": 1,
@@ -26,6 +28,7 @@ FLOOR = {
     "dialect": 1,
     "estimate": 1,
     "exchange": 1,
+    "multipart": 1,
     "ndjson": 1,
     "partial": 1,
     "rejection": 1,
@@ -52,6 +55,8 @@ FLOOR = {
     "toolbox": 2,
     "transport": 2,
     "place": 4,
+    "media_calls": 5,
+    "media_http": 2,
     "once": 5,
     "routes": 5,
     "stream": 5,
@@ -71,6 +76,9 @@ NEIGHBOURS = {
     ("errors", "types"),  # a partial response inside an error, for type checkers alone
     ("types", "errors"),
     ("events", "types"),
+    ("media", "errors"),
+    ("media", "events"),
+    ("media", "types"),
     ("backend", "events"),
     ("backend", "support"),  # which is part of this door
     ("sse", "errors"),
@@ -81,6 +89,7 @@ NEIGHBOURS = {
     ("exchange", "backend"),
     ("exchange", "rejection"),
     ("exchange", "sse"),
+    ("rejection", "multipart"),  # to know a form's texts, which no error may repeat
     ("tools", "schemas"),
     ("typed", "partial"),
     ("typed", "schemas"),
@@ -121,7 +130,10 @@ HOMES = {
 }
 """Where each third-party library (and the one parser of a file format) lives; msgspec is at home everywhere."""
 
-PLUGIN_DOORS = {"backend", "dialect", "errors", "events", "exchange", "ndjson", "rejection", "sse", "types"}
+PLUGIN_DOORS = {
+    "backend", "dialect", "errors", "events", "exchange", "media", "media_http", "multipart", "ndjson", "rejection",
+    "sse", "types",
+}  # fmt: skip
 
 
 def sources(folder: Path) -> list[Path]:

@@ -15,12 +15,19 @@ from asyncllm import (
     Finished,
     FinishReason,
     FunctionTool,
+    Image,
+    ImageFrame,
+    Images,
+    Line,
+    MediaFile,
     Message,
     ModelInfo,
     PromptCheck,
+    Rank,
     Response,
     Retry,
     Sampling,
+    Speech,
     TextDelta,
     TextPart,
     Timeouts,
@@ -29,6 +36,8 @@ from asyncllm import (
     ToolEvent,
     ToolRun,
     ToolStarted,
+    Transcript,
+    Verdict,
 )
 from asyncllm.backend import Backend, Config, Connect, Context
 from asyncllm.events import Events
@@ -66,6 +75,19 @@ async def calls() -> None:
         assert_type(await client.complete([1, 2], max_tokens=5), Response)
         assert_type(await client.embed(["a"], dimensions=5), Embeddings)
         assert_type(await client.check_prompt("a", max_tokens=5), PromptCheck)
+        assert_type(await client.transcribe("speech.wav", language="en", timestamps=["word"]), Transcript)
+        assert_type(await client.speak([Line("v", "Hello")], mode="dialogue"), Speech)
+        assert_type(await client.isolate(b"RIFF", duration_s=3), Speech)
+        assert_type((await client.generate_image("A cat", n=2))[0], Image)
+        assert_type(await client.edit_image(["cat.png", MediaFile(b"a", "b.png")], "A dog", mask=b"png"), Images)
+        assert_type((await client.moderate(["a", TextPart("b")])).verdicts, tuple[Verdict, ...])
+        assert_type((await client.rerank("q", ["a"], top_n=1)).ranks, tuple[Rank, ...])
+        async with client.stream_speech("Hello", voice="alloy") as sound:
+            async for data in sound:
+                assert_type(data, bytes)
+        async with client.stream_image("A cat", partial_images=1) as pictures:
+            async for frame in pictures:
+                assert_type(frame, ImageFrame)
         assert_type(await client.is_alive(), bool)
 
         city: Named = (await client.chat("hi", output_type=Named, repairs=2)).parsed
@@ -111,6 +133,10 @@ def synchronous_calls() -> None:
         with client.stream("hi") as stream:
             for event in stream:
                 assert_type(event, Event)
+        assert_type(client.transcribe(b"RIFF", verbose=True), Transcript)
+        with client.stream_speech("Hello") as sound:
+            for data in sound:
+                assert_type(data, bytes)
 
 
 class Mine:

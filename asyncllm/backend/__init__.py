@@ -16,6 +16,24 @@ be `about(name: str) -> About`, which fills a row of the table of backends, and 
 from asyncllm.backend.config import Config, Secret
 from asyncllm.backend.contract import About, Backend, Clock, Connect, Context
 from asyncllm.backend.http import HttpCall, HttpReply, Transport
+from asyncllm.backend.media import (
+    ImageEditor,
+    ImageMaker,
+    ImageRequest,
+    IsolateRequest,
+    Isolator,
+    MediaEvents,
+    MediaRequest,
+    ModerateRequest,
+    Moderator,
+    Reranker,
+    RerankRequest,
+    SpeechMaker,
+    SpeechRequest,
+    Transcriber,
+    TranscribeRequest,
+    require_options,
+)
 from asyncllm.backend.optional import Embedder, EmbedRequest, Health, Models, PromptChecker
 from asyncllm.support import require_supported
 
@@ -31,9 +49,25 @@ __all__ = [
     "Health",
     "HttpCall",
     "HttpReply",
+    "ImageEditor",
+    "ImageMaker",
+    "ImageRequest",
+    "IsolateRequest",
+    "Isolator",
+    "MediaEvents",
+    "MediaRequest",
     "Models",
+    "ModerateRequest",
+    "Moderator",
     "PromptChecker",
+    "RerankRequest",
+    "Reranker",
     "Secret",
+    "SpeechMaker",
+    "SpeechRequest",
+    "TranscribeRequest",
+    "Transcriber",
     "Transport",
+    "require_options",
     "require_supported",
 ]

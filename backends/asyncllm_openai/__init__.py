@@ -35,5 +35,16 @@ def about(_: str, /) -> About:
     return About(
         summary="OpenAI, and any server that speaks its API",
         variables=("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"),
-        calls=("chat", "complete", "embed", "list_models"),
+        calls=(
+            "chat",
+            "complete",
+            "embed",
+            "list_models",
+            "transcribe",
+            "speak",
+            "generate_image",
+            "edit_image",
+            "moderate",
+            "rerank",
+        ),
     )

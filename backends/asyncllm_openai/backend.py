@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-from asyncllm.backend import Config, Context, EmbedRequest, HttpCall, HttpReply, Secret, require_supported
+from asyncllm.backend import Config, Context, EmbedRequest, HttpCall, HttpReply, MediaRequest, Secret, require_supported
 from asyncllm.dialect import (
     Flavor,
     ReplyStream,
@@ -22,6 +22,7 @@ from asyncllm.errors import ConfigError
 from asyncllm.events import Event
 from asyncllm.exchange import EVENT_STREAM, Exchange, StreamDecoder
 from asyncllm.types import Embeddings, ModelInfo, Request, Timeouts
+from asyncllm_openai.media import OpenAIMedia
 
 __all__ = ["OpenAI"]
 
@@ -43,7 +44,7 @@ _LINES = frozenset(
 )
 
 
-class OpenAI:
+class OpenAI(OpenAIMedia):
     """One server at one address."""
 
     def __init__(self, config: Config, context: Context) -> None:
@@ -106,6 +107,15 @@ class OpenAI:
 
     async def aclose(self) -> None:
         """Nothing is held here: connections belong to the transport."""
+
+    def _media_call(self, path: str, request: MediaRequest, body: bytes, kind: str, *, stream: bool) -> HttpCall:
+        return HttpCall(
+            url=self._url + path,
+            body=body,
+            headers={**self._headers, "Content-Type": kind},
+            stream=stream,
+            timeouts=request.timeouts,
+        )
 
     def _read(self, call: HttpCall, _: HttpReply, body: bytes) -> list[Event]:
         read = read_response if self._responses else read_reply

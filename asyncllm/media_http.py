@@ -1,0 +1,120 @@
+"""What backends over HTTP share in reading such answers: a document, or a sound that is the whole body of a reply."""
+
+from __future__ import annotations
+
+from typing import TypeVar, cast
+
+import msgspec
+
+from asyncllm.backend import HttpCall, HttpReply, MediaEvents, Transport
+from asyncllm.errors import AsyncLLMError, ProtocolError, ResponseValidationError
+from asyncllm.events import Event, UsageReport
+from asyncllm.exchange import Exchange
+from asyncllm.media import AudioChunk, MediaEvent, Speech
+from asyncllm.rejection import embedded_error, excerpt
+from asyncllm.types import Usage
+
+__all__ = ["as_events", "decode_document", "open_sound", "raise_embedded", "read_sound"]
+
+T = TypeVar("T")
+
+_BODY_BYTES = 65536
+_SOUNDS = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+"""What servers call a sound, beside `audio/*` and `video/*`."""
+
+
+def decode_document(call: HttpCall, reply: HttpReply, body: bytes, kind: type[T], what: str) -> T:
+    """The JSON body of a good reply as a `kind`. Raises what an error in it means, and `ResponseValidationError`."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise_embedded(call, body)
+        told = str(error) if isinstance(error, msgspec.ValidationError) else "it is not JSON"
+        raise ResponseValidationError(
+            f"{what} of {len(body)} bytes cannot be read: {told}", status=reply.status, body=body[:_BODY_BYTES]
+        ) from None
+
+
+def raise_embedded(call: HttpCall, document: bytes) -> None:
+    """Raise the error that a document in a reply of status 200 is, if it is one."""
+    error = embedded_error(document, sent=call.body, secrets=call.secrets)
+    if error is not None:
+        raise error
+
+
+def read_sound(call: HttpCall, reply: HttpReply, body: bytes, *, usage: Usage, media_type: str | None = None) -> Speech:
+    """The sound that a body is, of the type that the server names or else of `media_type`.
+
+    Raises for a document or a page in its place, and for nothing at all.
+    """
+    kind = _kind(reply)
+    if not _is_sound(kind):
+        raise _no_sound(call, reply, body)
+    if not body:
+        raise ResponseValidationError("sound was asked for and the reply is empty", status=reply.status)
+    told = kind if kind not in _SOUNDS else media_type
+    return Speech(
+        data=body,
+        media_type=told or "application/octet-stream",
+        usage=usage,
+        request_id=reply.headers.get("request-id") or reply.headers.get("x-request-id") or None,
+    )
+
+
+def open_sound(transport: Transport, call: HttpCall, *, usage: Usage, media_type: str | None = None) -> MediaEvents:
+    """The same as it comes; `usage` is what it will have consumed at its end."""
+
+    def decoder(_: HttpCall, __: HttpReply, kind: str) -> _Sound | None:
+        told = kind if kind not in _SOUNDS else media_type
+        return _Sound(told, usage) if _is_sound(kind) else None
+
+    def whole(call: HttpCall, reply: HttpReply, body: bytes) -> list[Event]:
+        raise _no_sound(call, reply, body)
+
+    return cast("MediaEvents", Exchange(transport, call, whole=whole, stream=decoder))
+
+
+def as_events(*events: MediaEvent) -> list[Event]:
+    """What a decoder of such a stream gives its `Exchange`, which passes events on and looks at none."""
+    return cast("list[Event]", list(events))
+
+
+class _Sound:
+    """A `StreamDecoder` for a body that is the sound itself: its end is that of the body."""
+
+    def __init__(self, media_type: str | None, usage: Usage) -> None:
+        self.done = False
+        self.error: AsyncLLMError | None = None
+        self._media_type = media_type
+        self._usage = usage
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The bytes as they are."""
+        return as_events(AudioChunk(data) if self._media_type is None else AudioChunk(data, self._media_type))
+
+    def close(self) -> list[Event]:
+        """What has been consumed."""
+        return [UsageReport(self._usage)]
+
+
+def _kind(reply: HttpReply) -> str:
+    return reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _is_sound(kind: str) -> bool:
+    return kind.startswith(("audio/", "video/")) or kind in _SOUNDS
+
+
+def _no_sound(call: HttpCall, reply: HttpReply, body: bytes) -> AsyncLLMError:
+    """The error for a document or a page in place of a sound."""
+    error = embedded_error(body, sent=call.body, secrets=call.secrets)
+    if error is not None:
+        return error
+    kind = _kind(reply)
+    told = excerpt(body[:4096], sent=call.body, secrets=call.secrets) if kind.startswith("text/") else ""
+    return ProtocolError(
+        f"sound was asked for and the server answers with {kind[:60]}{f' ({told[:200]})' if told else ''}: "
+        "check base_url",
+        status=reply.status,
+        body=body[:_BODY_BYTES],
+    )

@@ -1,0 +1,48 @@
+"""A server's own words made fit for people and logs: on one line, short, and without what they echo of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["scrub"]
+
+_TEXT_LIMIT = 500
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")  # a terminal or a log would obey them
+_ECHO_WHOLE = 4  # characters from which a text of the prompt is blanked out where it stands whole
+_ECHO_LENGTH = 12  # characters in a row that a server text may share with the prompt by chance
+
+
+def scrub(message: str, private_texts: Iterable[str], secrets: Iterable[str]) -> str:
+    """`message` on one line, at most 500 characters, without any secret and what it repeats of private texts."""
+    text = _one_line(message)[: 2 * _TEXT_LIMIT]
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
+        text = text.replace(secret, "***")
+    for private in private_texts:
+        text = _blank_out(text, _one_line(private))
+    return text if len(text) <= _TEXT_LIMIT else f"{text[: _TEXT_LIMIT - 1]}…"
+
+
+def _one_line(text: str) -> str:
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # without halves of characters
+    return " ".join(whole.translate(_CONTROLS).split())
+
+
+def _blank_out(text: str, private: str) -> str:
+    """Replace what `text` shares with `private`: the whole of it, or any run of a dozen characters."""
+    if len(private) >= _ECHO_WHOLE and private in text:
+        text = text.replace(private, "…")
+    if len(private) < _ECHO_LENGTH:
+        return text
+    kept: list[str] = []
+    position = 0
+    while position < len(text):
+        end = position + _ECHO_LENGTH
+        if end <= len(text) and text[position:end] in private:
+            while end < len(text) and text[position : end + 1] in private:
+                end += 1
+            kept.append("…")
+            position = end
+        else:
+            kept.append(text[position])
+            position += 1
+    return "".join(kept)

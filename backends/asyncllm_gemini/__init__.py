@@ -1,0 +1,26 @@
+"""Gemini's native API, for the pictures that its models make and change; its OpenAI-compatible side is another backend.
+
+Source: https://ai.google.dev/api/generate-content. Environment: `GEMINI_API_KEY` or `GOOGLE_API_KEY`,
+`GOOGLE_GEMINI_BASE_URL`. There is no chat here: `open` refuses by name.
+"""
+
+from __future__ import annotations
+
+from asyncllm.backend import About, Backend, Config, Context
+from asyncllm_gemini.backend import Gemini
+
+__all__ = ["about", "connect"]
+
+
+def connect(config: Config, context: Context, /) -> Backend:
+    """Make the backend. Options: `api_version` (`v1`), `headers`."""
+    return Gemini(config, context)
+
+
+def about(_: str, /) -> About:
+    """A row of the table of backends."""
+    return About(
+        summary="Gemini's native API, for pictures",
+        variables=("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL"),
+        calls=("generate_image", "edit_image", "list_models"),
+    )
