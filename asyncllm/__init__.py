@@ -136,10 +136,10 @@ if TYPE_CHECKING:
     from asyncllm.middleware.limits import Limiter
     from asyncllm.middleware.retry import Retry
     from asyncllm.stream import Stream, TextStream
-    from asyncllm.toolbox import ToolResult
-    from asyncllm.toolrun import ToolRun
+    from asyncllm.toolruns.rounds import ToolRun
+    from asyncllm.toolruns.stream import ToolEnded, ToolEvent, ToolStarted, ToolStream
+    from asyncllm.toolruns.toolbox import ToolResult
     from asyncllm.tools import FinalResult, FunctionTool
-    from asyncllm.toolstream import ToolEnded, ToolEvent, ToolStarted, ToolStream
     from asyncllm.trail import Trail
 
 __all__ = [
@@ -306,12 +306,12 @@ _LAZY = {
     "SpeechStream": "asyncllm.media_calls",
     "Stream": "asyncllm.stream",
     "TextStream": "asyncllm.stream",
-    "ToolEnded": "asyncllm.toolstream",
-    "ToolEvent": "asyncllm.toolstream",
-    "ToolResult": "asyncllm.toolbox",
-    "ToolRun": "asyncllm.toolrun",
-    "ToolStarted": "asyncllm.toolstream",
-    "ToolStream": "asyncllm.toolstream",
+    "ToolEnded": "asyncllm.toolruns.stream",
+    "ToolEvent": "asyncllm.toolruns.stream",
+    "ToolResult": "asyncllm.toolruns.toolbox",
+    "ToolRun": "asyncllm.toolruns.rounds",
+    "ToolStarted": "asyncllm.toolruns.stream",
+    "ToolStream": "asyncllm.toolruns.stream",
     "Totals": "asyncllm.hooks.usage",
     "Trail": "asyncllm.trail",
     "budget": "asyncllm.budgets",

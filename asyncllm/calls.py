@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from asyncllm.dialect import message_from_dict, tool_from_dict
 from asyncllm.errors import InvalidRequestError
 from asyncllm.tools import FunctionTool
-from asyncllm.typed import Output
+from asyncllm.typed.output import Output
 from asyncllm.types import (
     Constraint,
     Message,

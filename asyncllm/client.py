@@ -39,8 +39,8 @@ from asyncllm.place import Means, Target, lacking
 from asyncllm.repairs import repaired
 from asyncllm.routes import Arguments, Routes
 from asyncllm.stream import Candidate, Stream, TextStream
-from asyncllm.toolrun import Rounds, ToolOptions, ToolRun, run_tools
-from asyncllm.toolstream import ToolStream
+from asyncllm.toolruns.rounds import Rounds, ToolOptions, ToolRun, run_tools
+from asyncllm.toolruns.stream import ToolStream
 from asyncllm.trail import AnyRequest, Kind, Trail
 from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Request, Response, Timeouts
 from asyncllm.watchdog import Watchdog

@@ -21,11 +21,11 @@ from asyncllm.events import Event, Events, Ready, TextDelta, end
 from asyncllm.middleware.fallback import Fallback
 from asyncllm.middleware.observe import Observation, Observer
 from asyncllm.middleware.total_timeout import total_timeout
-from asyncllm.partial import Growing
 from asyncllm.place import Place
 from asyncllm.prices import Tariff
 from asyncllm.trail import Trail
-from asyncllm.typed import Output
+from asyncllm.typed.output import Output
+from asyncllm.typed.partial import Growing
 from asyncllm.types import Failure, Request, Response, Usage
 from asyncllm.watchdog import Watchdog
 

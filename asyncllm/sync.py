@@ -34,9 +34,9 @@ from asyncllm.middleware.limits import Limiter
 from asyncllm.middleware.retry import Retry
 from asyncllm.stream import Stream as AsyncStream
 from asyncllm.stream import TextStream as AsyncTextStream
-from asyncllm.toolrun import ToolOptions, ToolRun
-from asyncllm.toolstream import ToolEvent
-from asyncllm.toolstream import ToolStream as AsyncToolStream
+from asyncllm.toolruns.rounds import ToolOptions, ToolRun
+from asyncllm.toolruns.stream import ToolEvent
+from asyncllm.toolruns.stream import ToolStream as AsyncToolStream
 from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Response, Timeouts
 
 __all__ = ["Client", "Stream", "TextStream", "ToolStream"]

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from asyncllm.errors import InvalidRequestError
-from asyncllm.schemas import schema_of, strict_form
+from asyncllm.typed.schemas import schema_of, strict_form
 from asyncllm.types import Noun, Tool
 
 __all__ = ["FinalResult", "FunctionTool"]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncllm.partial import Completer, Growing
+from asyncllm.typed.partial import Completer, Growing
 
 SCALARS = (
     st.none()

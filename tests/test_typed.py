@@ -33,10 +33,10 @@ from asyncllm import (
 )
 from asyncllm.backend import require_supported
 from asyncllm.events import Events, ReasoningBlockDelta, ToolCallDelta
-from asyncllm.schemas import strict_form
 from asyncllm.testing import ScriptedBackend
 from asyncllm.testing.scripted_backend import Script, Step
-from asyncllm.typed import Output
+from asyncllm.typed.output import Output
+from asyncllm.typed.schemas import strict_form
 
 
 class City(msgspec.Struct):

@@ -11,8 +11,8 @@ from asyncllm.calls import CallOptions, Prompt
 from asyncllm.errors import UnsupportedError
 from asyncllm.events import Event, end
 from asyncllm.stream import Stream
-from asyncllm.toolbox import ToolResult
-from asyncllm.toolrun import Rounds, ToolRun
+from asyncllm.toolruns.rounds import Rounds, ToolRun
+from asyncllm.toolruns.toolbox import ToolResult
 from asyncllm.types import Message, Noun, ToolCall
 
 __all__ = ["ToolEnded", "ToolEvent", "ToolStarted", "ToolStream"]

@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from asyncllm.errors import ResponseValidationError
-from asyncllm.partial import Growing
-from asyncllm.schemas import schema_of, strict_form
+from asyncllm.typed.partial import Growing
+from asyncllm.typed.schemas import schema_of, strict_form
 from asyncllm.types import JsonSchema, Response
 
 __all__ = ["Output"]

@@ -15,7 +15,7 @@ from msgspec import UNSET
 from asyncllm.calls import CallOptions, Prompt, as_tools, chat_request
 from asyncllm.errors import InvalidRequestError, MaxRoundsExceededError, UnsupportedError
 from asyncllm.repairs import Ask, next_key
-from asyncllm.toolbox import OnToolError, Toolbox, ToolResult
+from asyncllm.toolruns.toolbox import OnToolError, Toolbox, ToolResult
 from asyncllm.totals import total_cost_usd, total_usage
 from asyncllm.types import Message, Noun, Response, Timeouts, ToolCall, Usage
 
