@@ -12,11 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-import anyio
 import msgspec
 from msgspec import UNSET
 
 from asyncllm.backend import Backend, Clock, Embedder, EmbedRequest, Health, Models, PromptChecker, Secret, Transport
+from asyncllm.backend.optional import ModelGetter
 from asyncllm.budgets import Budget
 from asyncllm.cache import Cache, Guarded
 from asyncllm.calls import CallOptions, Model, Prompt, chat_request, completion_request, output_of, repairs_of
@@ -28,6 +28,7 @@ from asyncllm.errors import (
     InvalidRequestError,
     WrongLoopError,
 )
+from asyncllm.finishing import finish
 from asyncllm.hooks import Hook, Hooks
 from asyncllm.media_calls import MediaCalls
 from asyncllm.middleware.hedge import Hedge
@@ -282,6 +283,18 @@ class Client(MediaCalls):
         request = Request(model="", timeouts=self._timeouts)
         return await self._once("list_models", target, request, place.backend.list_models)
 
+    async def get_model(self, model: Model | None = None) -> ModelInfo:
+        """What a backend says of one model, by its id or else its name.
+
+        Raises as `list_models` does, and `NotFoundError` for none.
+        """
+        target = self._target(model)
+        backend = target.place.backend
+        if not isinstance(backend, ModelGetter):
+            raise lacking(target, "get_model")
+        request = Request(model=target.model, timeouts=self._timeouts)
+        return await self._once("get_model", target, request, lambda: backend.get_model(target.model))
+
     async def aclose(self) -> None:
         """Stop what is running and free connections, processes and memory. Idempotent.
 
@@ -361,31 +374,6 @@ def _settings(config: Settings | str | Path | None, env: Mapping[str, str]) -> S
     if isinstance(config, Settings):
         return config
     return load_settings(find_settings(env) if config is None else Path(config), env)
-
-
-async def finish(task: asyncio.Task[None], seconds: float) -> None:
-    """Wait until `task` is done, cancelled or not, but no longer than `seconds`."""
-    with anyio.CancelScope(shield=True):
-        await _finish(task, seconds)
-
-
-async def _finish(task: asyncio.Task[None], seconds: float) -> None:
-    loop = asyncio.get_running_loop()
-    due = loop.time() + seconds
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done() and (left_s := due - loop.time()) > 0:
-        try:
-            await asyncio.wait([task], timeout=left_s)
-        except asyncio.CancelledError as error:  # it is what this waits out
-            cancelled = error
-    if not task.done():
-        task.cancel()
-    if cancelled is not None:
-        if task.done() and not task.cancelled():
-            task.exception()  # the cancellation wins; asyncio reports an error that nobody looked at
-        raise cancelled
-    if task.done():
-        task.result()
 
 
 def _name(loop: asyncio.AbstractEventLoop) -> str:

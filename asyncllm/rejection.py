@@ -120,6 +120,7 @@ class _Told(msgspec.Struct):
     param: str | None = None
     kind: str | None = None
     status: int | None = None
+    request_id: str | None = None
 
 
 def rejection(
@@ -133,12 +134,13 @@ def rejection(
     if told.code is None and told.kind is None:
         told.kind = headers.get("x-amzn-errortype", "").partition(":")[0].strip()[:100] or None
     error = _classify(status, told)
+    named = next((headers[name] for name in _REQUEST_ID if name in headers), None)
     return error(
         _scrub(told.message, sent, secrets) or "the server gave no reason",
         status=status,
         code=_scrub_word(told.code or told.kind, sent, secrets),
         param=_scrub_word(told.param, sent, secrets),
-        request_id=next((headers[name] for name in _REQUEST_ID if name in headers), None),
+        request_id=named or _scrub_word(told.request_id, sent, secrets),
         retry_after_s=retry_after(headers),
         retryable=_ADVICE.get(headers.get("x-should-retry", "").strip().lower(), _retryable(status, error)),
         body=body,
@@ -146,10 +148,7 @@ def rejection(
 
 
 def embedded_error(document: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = ()) -> APIStatusError | None:
-    """The error that a JSON document inside a reply of status 200 is, or `None` if it is none.
-
-    `sent` and `secrets` are what its text must not repeat.
-    """
+    """The error that a JSON document inside a reply of status 200 is, or `None` if it is none; see `broken_off`."""
     return broken_off(document, sent=sent, secrets=secrets) if _is_error(document) else None
 
 
@@ -163,6 +162,7 @@ def broken_off(document: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] =
         status=status,
         code=_scrub_word(told.code or told.kind, sent, secrets),
         param=_scrub_word(told.param, sent, secrets),
+        request_id=_scrub_word(told.request_id, sent, secrets),
         retryable=_retryable(status or 500, error),
         body=document[:_BODY_LIMIT],
     )
@@ -266,9 +266,9 @@ def _read(body: bytes) -> _Told:
     """Find message, code, type and param in the shapes that servers use.
 
     `{"error": {message, type, param, code}}` OpenAI, vLLM, llama.cpp · `{"error": {"status_code", "content"}}` LLM
-    Engine streams · `{"error": str, "error_type"}` TGI · `{"detail": str | list}` FastAPI · `{"detail": {message,
-    status}}` ElevenLabs · `{"message", "code"}` and `{"object": "error", ...}` old vLLM · `{"text", "error_code"}`
-    FastChat · anything else as its title or first line.
+    Engine streams, `{"error": str, "request_id"}` its middleware · `{"error": str, "error_type"}` TGI · `{"detail"}`
+    FastAPI, `{"detail": {message, status}}` ElevenLabs · `{"message", "code"}`, `{"object": "error"}` old vLLM ·
+    `{"text", "error_code"}` FastChat · anything else as its title or first line.
     """
     try:
         document = _load(body)
@@ -288,6 +288,7 @@ def _read(body: bytes) -> _Told:
         param=_word(inner.get("param")),
         kind=_word(inner.get("type")) or _word(inner.get("error_type")) or _word(whole.get("error_type")),
         status=status,
+        request_id=_word(whole.get("request_id")),
     )
 
 

@@ -232,6 +232,10 @@ class Client(WaitingMediaCalls):
         """Models that a backend or deployment offers."""
         return self._runner.run(lambda: self._client.list_models(backend))
 
+    def get_model(self, model: Model | None = None) -> ModelInfo:
+        """What a backend says of one model, by its id or its name."""
+        return self._runner.run(lambda: self._client.get_model(model))
+
     def close(self) -> None:
         """Stop what is running, free everything, and end the background loop. Idempotent."""
         if not self._runner.closed:

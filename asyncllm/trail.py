@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["AnyRequest", "Kind", "Trail"]
 
 Kind: TypeAlias = Literal[
-    "chat", "complete", "embed", "check_prompt", "list_models",
+    "chat", "complete", "embed", "check_prompt", "list_models", "get_model",
     "transcribe", "speak", "generate_image", "edit_image", "moderate", "rerank", "isolate",
 ]  # fmt: skip
 

@@ -763,6 +763,8 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     """A model that a backend offers."""
 
     id: str
+    name: str | None = None
+    """What people call it, where the backend tells its ids and its names apart."""
     owned_by: str | None = None
     context_tokens: int | None = None
     """Prompt and answer together, where the backend says so."""

@@ -43,6 +43,7 @@ FLOOR = {
     "calls": 2,
     "clock": 2,
     "config": 2,
+    "finishing": 2,
     "hooks": 2,
     "identity": 2,
     "media_http": 2,
@@ -105,7 +106,7 @@ NEIGHBOURS = {
 HOMES = {
     "aiohttp": {"asyncllm/transport"},
     "anyio": {
-        "asyncllm/client.py",
+        "asyncllm/finishing.py",
         "asyncllm/hooks",
         "asyncllm/middleware",
         "asyncllm/sync.py",

@@ -56,6 +56,7 @@ async def calls() -> None:
         reply = await client.chat("Hello", temperature=0.2, stop=["a"], tools=[Tool("f")], constraint=Choice(["a"]))
         assert_type(reply, Response)
         assert_type(reply.text, str)
+        assert_type(await client.get_model("aixplain:a"), ModelInfo)
         assert_type(reply.finish_reason, FinishReason | None)
         assert_type(reply.usage.input_tokens, int | None)
 

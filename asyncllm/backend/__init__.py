@@ -34,7 +34,7 @@ from asyncllm.backend.media import (
     TranscribeRequest,
     require_options,
 )
-from asyncllm.backend.optional import Embedder, EmbedRequest, Health, Models, PromptChecker
+from asyncllm.backend.optional import Embedder, EmbedRequest, Health, ModelGetter, Models, PromptChecker
 from asyncllm.support import require_supported
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "Isolator",
     "MediaEvents",
     "MediaRequest",
+    "ModelGetter",
     "Models",
     "ModerateRequest",
     "Moderator",

@@ -131,7 +131,9 @@ class Config(Noun, frozen=True, kw_only=True):
 
         Raises `ConfigError` for one that is no name with a value on one line.
         """
-        headers = {**usual, **self.option("headers", dict, {})}
+        own: dict[str, Any] = self.option("headers", dict, {})
+        names = {str(name).lower() for name in own}  # or a name in another case would be sent beside its default
+        headers = {**{name: value for name, value in usual.items() if name.lower() not in names}, **own}
         for name, value in headers.items():
             if (
                 not isinstance(value, str)

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from asyncllm.types import Embeddings, ModelInfo, Noun, PromptCheck, Request, Timeouts
 
-__all__ = ["EmbedRequest", "Embedder", "Health", "Models", "PromptChecker"]
+__all__ = ["EmbedRequest", "Embedder", "Health", "ModelGetter", "Models", "PromptChecker"]
 
 
 class EmbedRequest(Noun, frozen=True, kw_only=True):
@@ -58,4 +58,13 @@ class Models(Protocol):
 
     async def list_models(self) -> Sequence[ModelInfo]:
         """Models by the names that requests take. Raises `APIError`."""
+        ...
+
+
+@runtime_checkable
+class ModelGetter(Protocol):
+    """A backend that tells of one model."""
+
+    async def get_model(self, id_or_name: str, /) -> ModelInfo:
+        """The one model of that id, or else of that name. Raises `NotFoundError`, `APIError`."""
         ...
