@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
+import msgspec
+
 from asyncllm.backend import Config, Context, EmbedRequest, HttpCall, HttpReply, MediaRequest, Secret, require_supported
 from asyncllm.dialect import (
     Flavor,
@@ -21,51 +23,67 @@ from asyncllm.dialect.responses import ResponseStream, read_response, write_resp
 from asyncllm.errors import ConfigError
 from asyncllm.events import Event
 from asyncllm.exchange import EVENT_STREAM, Exchange, StreamDecoder
-from asyncllm.types import Embeddings, ModelInfo, Request, Timeouts
+from asyncllm.types import Embeddings, ModelInfo, Noun, Request, Timeouts
 from asyncllm_openai.media import OpenAIMedia
 
-__all__ = ["OpenAI"]
+__all__ = ["CHAT", "COMPATIBLE", "OpenAI", "Service"]
 
 _HOST = "api.openai.com"
-_OPENAI = frozenset(
+CHAT = frozenset(
     {
         "chat", "complete", "extra", "tools", "tool_choice", "parallel_tool_calls", "JsonSchema",
         "image parts", "audio parts", "file parts", "max_tokens", "temperature", "top_p", "stop", "seed",
         "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "n", "logit_bias", "reasoning_effort",
     }
 )  # fmt: skip
-_COMPATIBLE = _OPENAI | {
+"""What OpenAI's own API has, by the names of `require_supported`."""
+COMPATIBLE = CHAT | {
     "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "include_stop_str_in_output", "stop_token_ids"
 }  # fmt: skip
-_OPTIONS = ("api", "headers", "on_bad_event", "organization", "project")
+"""The same with the sampling options that vLLM, llama.cpp and others share."""
+_OPTIONS = ("headers", "on_bad_event")
 _CHAT_OPTIONS = ("delta_mode", "include_usage", "max_tokens_field")  # of chats and completions alone
 _LINES = frozenset(
     f"application/{name}" for name in ("jsonl", "jsonlines", "ndjson", "stream+json", "x-jsonlines", "x-ndjson")
 )
 
 
-class OpenAI(OpenAIMedia):
-    """One server at one address."""
+class Service(Noun, frozen=True, kw_only=True):
+    """Who is at the other end: its address, what opens it, and how it departs from OpenAI's API."""
 
-    def __init__(self, config: Config, context: Context) -> None:
-        self._responses = _choice(config, "api", "chat", "responses")
-        config.check_options(*_OPTIONS, *(() if self._responses else _CHAT_OPTIONS))
+    url: str
+    headers: dict[str, str]
+    """Of every call; the key is in one of them."""
+    supported: frozenset[str]
+    flavor: Flavor = Flavor()
+    options: tuple[str, ...] = ()
+    """Names of options beside those that every server of this dialect has; `api` is one for who has Responses."""
+
+    _private = frozenset({"url", "headers"})
+
+
+class OpenAI(OpenAIMedia):
+    """One server at one address: OpenAI's own, or the one that `base_url` names, where no `service` is given."""
+
+    def __init__(self, config: Config, context: Context, service: Service | None = None) -> None:
+        service = service or _from_config(config, context.env)
+        self._responses = "api" in service.options and _choice(config, "api", "chat", "responses")
+        config.check_options(*_OPTIONS, *service.options, *(() if self._responses else _CHAT_OPTIONS))
+        flavor = service.flavor
         self._name = config.backend
         self._transport = context.transport
-        self._url = config.url(context.env, "OPENAI_BASE_URL", f"https://{_HOST}/v1")
+        self._url = service.url
         self._own = urlsplit(self._url).hostname == _HOST
-        find_key = config.require_key if self._own else config.key
-        self._headers = _headers(config, context.env, find_key(context.env, "OPENAI_API_KEY"))
+        self._headers = service.headers
         self._stream_headers = {**self._headers, "Accept": "text/event-stream", "Cache-Control": "no-store"}
-        limit = "max_completion_tokens" if self._own else "max_tokens"
-        self._flavor = Flavor(
-            max_tokens=config.option("max_tokens_field", str, limit),
-            include_usage=config.option("include_usage", bool, True),
-            reasoning_content=not self._own,
+        self._flavor = msgspec.structs.replace(
+            flavor,
+            max_tokens=config.option("max_tokens_field", str, flavor.max_tokens),
+            include_usage=config.option("include_usage", bool, flavor.include_usage),
         )
         self._cumulative = _choice(config, "delta_mode", "incremental", "cumulative")
         self._skip_bad = _choice(config, "on_bad_event", "raise", "skip")
-        self._supported = RESPONSES if self._responses else _OPENAI if self._own else _COMPATIBLE
+        self._supported = RESPONSES if self._responses else service.supported
 
     def open(self, request: Request, /) -> Exchange:
         """Start one chat or completion; see `asyncllm.backend.Backend`."""
@@ -80,7 +98,7 @@ class OpenAI(OpenAIMedia):
         if request.idempotency_key is not None:
             headers = {**headers, "Idempotency-Key": request.idempotency_key}
         call = HttpCall(
-            url=self._url + path,
+            url=self._address(path, request.model),
             body=body,
             headers=headers,
             stream=request.stream,
@@ -91,7 +109,8 @@ class OpenAI(OpenAIMedia):
     async def embed(self, request: EmbedRequest, /) -> Embeddings:
         """Embed texts in one call; see `asyncllm.backend.Embedder`."""
         body = write_embeddings(request)
-        call = HttpCall(url=f"{self._url}/embeddings", body=body, headers=self._headers, timeouts=request.timeouts)
+        url = self._address("/embeddings", request.model)
+        call = HttpCall(url=url, body=body, headers=self._headers, timeouts=request.timeouts)
         async with self._transport.open(call) as reply:
             return read_embeddings(await reply.read(), count=len(request.texts))
 
@@ -110,33 +129,62 @@ class OpenAI(OpenAIMedia):
 
     def _media_call(self, path: str, request: MediaRequest, body: bytes, kind: str, *, stream: bool) -> HttpCall:
         return HttpCall(
-            url=self._url + path,
+            url=self._address(path, request.model),
             body=body,
             headers={**self._headers, "Content-Type": kind},
             stream=stream,
             timeouts=request.timeouts,
         )
 
+    def _address(self, path: str, model: str = "") -> str:
+        """Where a call goes; a subclass may put `model` or a query into it."""
+        del model
+        return self._url + path
+
+    def _secrets(self, call: HttpCall) -> tuple[str, ...]:
+        """What no error text of `call` may repeat."""
+        return call.secrets
+
     def _read(self, call: HttpCall, _: HttpReply, body: bytes) -> list[Event]:
-        read = read_response if self._responses else read_reply
-        return read(body, sent=call.body, secrets=call.secrets)
+        secrets = self._secrets(call)
+        if self._responses:
+            return read_response(body, sent=call.body, secrets=secrets)
+        return read_reply(body, sent=call.body, secrets=secrets)
 
     def _decoder(self, call: HttpCall, _: HttpReply, kind: str) -> StreamDecoder | None:
         if self._responses:
-            decoder = ResponseStream(sent=call.body, secrets=call.secrets, skip_bad=self._skip_bad)
+            decoder = ResponseStream(sent=call.body, secrets=self._secrets(call), skip_bad=self._skip_bad)
             return decoder if kind in (EVENT_STREAM, "") else None
         lines = kind in _LINES
         if not lines and kind not in (EVENT_STREAM, ""):
             return None
         return ReplyStream(
-            sent=call.body, secrets=call.secrets, lines=lines, cumulative=self._cumulative, skip_bad=self._skip_bad
+            sent=call.body,
+            secrets=self._secrets(call),
+            lines=lines,
+            cumulative=self._cumulative,
+            skip_bad=self._skip_bad,
         )
 
     def _get(self, path: str) -> HttpCall:
-        return HttpCall(method="GET", url=self._url + path, headers=self._headers, timeouts=_PROBE)
+        return HttpCall(method="GET", url=self._address(path), headers=self._headers, timeouts=_PROBE)
 
 
 _PROBE = Timeouts(connect_s=5, byte_idle_s=10)
+
+
+def _from_config(config: Config, env: Mapping[str, str]) -> Service:
+    """OpenAI itself, which needs a key, or whoever else the configuration names, who may not."""
+    url = config.url(env, "OPENAI_BASE_URL", f"https://{_HOST}/v1")
+    own = urlsplit(url).hostname == _HOST
+    find_key = config.require_key if own else config.key
+    return Service(
+        url=url,
+        headers=_headers(config, env, find_key(env, "OPENAI_API_KEY")),
+        supported=CHAT if own else COMPATIBLE,
+        flavor=Flavor(max_tokens="max_completion_tokens" if own else "max_tokens", reasoning_content=not own),
+        options=("api", "organization", "project"),
+    )
 
 
 def _choice(config: Config, name: str, usual: str, other: str) -> bool:
