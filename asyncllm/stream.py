@@ -327,15 +327,17 @@ class _Fold:
         """What has arrived, with what is known of its way."""
         trail = self.trail
         response = self._collector.response(trail.backend)
-        tariff = self._candidates[0].tariff if len(self._candidates) == 1 else self._tariff()
-        price = None if tariff is None else tariff.price(response.model)
-        if not (price or trail.failures or trail.queue_s or trail.cached or trail.abandoned):
-            return response
         usage = response.usage
+        told_usd = usage.cost_usd  # by the service itself, which wins over any price
+        tariff = self._candidates[0].tariff if len(self._candidates) == 1 else self._tariff()
+        price = None if tariff is None or told_usd is not None else tariff.price(response.model)
+        if not (price or told_usd is not None or trail.failures or trail.queue_s or trail.cached or trail.abandoned):
+            return response
         if trail.abandoned and usage.input_tokens is not None:
             usage = replace(usage, input_tokens=usage.input_tokens * (1 + trail.abandoned))
-        if price is not None:
-            trail.cost_usd = 0.0 if trail.cached else price.cost_usd(usage)
+        if price is not None or told_usd is not None:
+            charged_usd = told_usd if price is None else price.cost_usd(usage)
+            trail.cost_usd = 0.0 if trail.cached else charged_usd
         return replace(
             response,
             usage=usage,

@@ -469,6 +469,8 @@ class Usage(Noun, frozen=True, kw_only=True, omit_defaults=True):
     """Pictures that were made."""
     characters: int | None = None
     """Characters that were spoken, where they and not tokens are counted."""
+    cost_usd: float | None = None
+    """US dollars that the service itself says it has charged."""
 
     @property
     def total_tokens(self) -> int | None:
@@ -661,7 +663,7 @@ class Response(Noun, frozen=True, kw_only=True):
     request_id: str | None = None
     """The backend's id for the call."""
     cost_usd: float | None = None
-    """US dollars, or `None` where no price is known."""
+    """US dollars: what the service says it has charged, else by the price that is known; `None` without either."""
     queue_s: float = 0
     """Seconds that the call waited for a slot of the client's own `Limits`."""
     failures: tuple[Failure, ...] = ()

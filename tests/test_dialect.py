@@ -140,7 +140,7 @@ def test_reasoning_is_sent_back_only_where_there_is_a_field_for_it() -> None:
     message = Message("assistant", "so", reasoning="because")
 
     assert chat(message)["messages"][0]["reasoning_content"] == "because"
-    assert "reasoning_content" not in chat(message, flavor=Flavor(reasoning_content=False))["messages"][0]
+    assert "reasoning_content" not in chat(message, flavor=Flavor(reasoning=""))["messages"][0]
 
 
 def test_a_completion_takes_text_or_tokens_and_counts_logprobs() -> None:

@@ -1,15 +1,17 @@
-"""What some servers do to the pieces of an answer, undone: characters cut in two, pieces that repeat the whole."""
+"""What some servers do to the pieces of an answer, undone: cut characters, repeated wholes, blocks in pieces."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 
 from asyncllm.dialect.lenient import make_whole
-from asyncllm.dialect.replies import WireChoice, WireChunk, WireFunction, WireMessage
+from asyncllm.dialect.wire import WireChoice, WireChunk, WireFunction, WireMessage
 from asyncllm.errors import ResponseValidationError
-from asyncllm.events import Event, ReasoningDelta, RefusalDelta, TextDelta, ToolCallDelta
+from asyncllm.events import Event, ReasoningBlockDelta, ReasoningDelta, RefusalDelta, TextDelta, ToolCallDelta
 
-__all__ = ["Halves", "PIECES", "Totals"]
+__all__ = ["Blocks", "Halves", "PIECES", "Totals"]
 
 PIECES = frozenset({"arguments", "content", "reasoning", "reasoning_content", "refusal", "text"})
 """The fields of a chunk that continue what an earlier chunk began."""
@@ -106,3 +108,40 @@ class Totals:
             )
         self._seen[key] = total
         return total[len(seen) :]
+
+
+class Blocks:
+    """Blocks of reasoning that come in pieces, put together: a piece continues the block of its type and place.
+
+    Source: https://openrouter.ai/docs/use-cases/reasoning-tokens, which wants the whole blocks back.
+    """
+
+    def __init__(self) -> None:
+        self._open: list[ReasoningBlockDelta] = []
+
+    def take(self, events: list[Event]) -> None:
+        """Take the pieces out of `events`."""
+        pieces = [event for event in events if isinstance(event, ReasoningBlockDelta)]
+        if pieces:
+            events[:] = [event for event in events if not isinstance(event, ReasoningBlockDelta)]
+        for piece in pieces:
+            before = next((one for one in reversed(self._open) if one.index == piece.index), None)
+            if before is None or not _continue(before.block.data, piece.block.data):
+                self._open.append(piece)
+
+    def rest(self) -> list[Event]:
+        """The blocks, whole."""
+        whole: list[Event] = [*self._open]
+        self._open.clear()
+        return whole
+
+
+def _continue(block: dict[str, Any], piece: dict[str, Any]) -> bool:
+    """Add `piece` to `block`, if it is the next piece of it. What is sealed always comes whole."""
+    field = {"reasoning.text": "text", "reasoning.summary": "summary"}.get(piece.get("type", ""))
+    if field is None or any(block.get(name) != piece.get(name) for name in ("type", "index")):
+        return False
+    text = f"{block.get(field) or ''}{piece.get(field) or ''}"
+    block.update((name, value) for name, value in piece.items() if value is not None)
+    block[field] = text
+    return True

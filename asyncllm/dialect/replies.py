@@ -7,17 +7,33 @@ character, a list for an object), the same document is read a second time, lenie
 from __future__ import annotations
 
 from array import array
-from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from asyncllm.dialect.lenient import decode
+from asyncllm.dialect.wire import (
+    ExtendedMessage,
+    ExtendedReply,
+    ExtendedUsage,
+    InputDetails,
+    OutputDetails,
+    WireCall,
+    WireChoice,
+    WireChunk,
+    WireFunction,
+    WireLogprobs,
+    WireReply,
+    WireToken,
+    WireTop,
+    WireUsage,
+)
 from asyncllm.errors import ResponseValidationError
 from asyncllm.events import (
     Event,
     Finished,
     LogprobsDelta,
+    ReasoningBlockDelta,
     ReasoningDelta,
     RefusalDelta,
     Started,
@@ -25,8 +41,8 @@ from asyncllm.events import (
     ToolCallDelta,
     UsageReport,
 )
-from asyncllm.rejection import embedded_error
-from asyncllm.types import Embeddings, FinishReason, ModelInfo, TokenLogprob, Usage
+from asyncllm.rejection import broken_off, embedded_error
+from asyncllm.types import Embeddings, FinishReason, ModelInfo, ReasoningBlock, TokenLogprob, Usage
 
 __all__ = ["read_embeddings", "read_models", "read_reply"]
 
@@ -48,92 +64,6 @@ _FINISH: dict[str, FinishReason] = {
 }
 
 
-# Structs that live for one chunk and hold no cycles: nothing for the collector to track (`gc=False`).
-
-
-class InputDetails(Struct, gc=False):
-    cached_tokens: int | None = None
-    audio_tokens: int | None = None
-
-
-class OutputDetails(Struct, gc=False):
-    reasoning_tokens: int | None = None
-    audio_tokens: int | None = None
-
-
-class WireUsage(Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: InputDetails | None = None
-    completion_tokens_details: OutputDetails | None = None
-
-
-class WireFunction(Struct, gc=False):
-    name: str | None = None
-    arguments: str | dict[str, Any] | None = None  # some servers send the arguments decoded
-
-
-class WireCall(Struct, gc=False):
-    index: int | None = None
-    id: str | None = None
-    function: WireFunction | None = None
-
-
-class WireTop(Struct, gc=False):
-    token: str
-    logprob: float | None = None
-    bytes: list[int] | None = None
-
-
-class WireToken(WireTop, gc=False):
-    top_logprobs: list[WireTop] | None = None
-
-
-class WireLogprobs(Struct, gc=False):
-    """Chat has `content` and `refusal`; completions have parallel lists."""
-
-    content: list[WireToken] | None = None
-    refusal: list[WireToken] | None = None
-    tokens: list[str] | None = None
-    token_logprobs: list[float | None] | None = None
-    top_logprobs: list[dict[str, float] | None] | None = None
-
-
-class WireMessage(Struct, gc=False):
-    """The `message` of a whole reply and the `delta` of a chunk, which differ in nothing that is read."""
-
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
-    tool_calls: list[WireCall] | None = None
-
-
-class WireChoice(Struct, gc=False):
-    index: int = 0
-    delta: WireMessage | None = None
-    message: WireMessage | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-    logprobs: WireLogprobs | None = None
-
-
-class WireChunk(Struct, gc=False):
-    """What every chunk of a stream may bring."""
-
-    choices: list[WireChoice] | None = None
-    usage: WireUsage | None = None
-    error: Any = None
-
-
-class WireReply(WireChunk, gc=False):
-    """A whole reply, or the first chunk of a stream."""
-
-    id: str | None = None
-    model: str | None = None
-    object: str | None = None
-
-
 class _WireVector(Struct, gc=False):
     embedding: bytes | list[float]  # msgspec reads the base64 form into bytes
     index: int = 0
@@ -148,7 +78,15 @@ class _WireVectors(Struct, gc=False):
 class _WireModel(Struct, gc=False):
     id: str
     owned_by: str | None = None
+    # The context has a name of its own with vLLM, OpenRouter and Together, Groq, and Mistral.
     max_model_len: int | None = None
+    context_length: int | None = None
+    context_window: int | None = None
+    max_context_length: int | None = None
+
+    @property
+    def context_tokens(self) -> int | None:
+        return self.max_model_len or self.context_length or self.context_window or self.max_context_length
 
 
 class _WireModels(Struct, gc=False):
@@ -156,17 +94,18 @@ class _WireModels(Struct, gc=False):
 
 
 _reply = msgspec.json.Decoder(WireReply)
+_extended: msgspec.json.Decoder[WireReply] = msgspec.json.Decoder(ExtendedReply)
 _vectors = msgspec.json.Decoder(_WireVectors)
 _models = msgspec.json.Decoder(_WireModels)
 
 
-def read_reply(body: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = ()) -> list[Event]:
-    """Events of a whole chat or text completion.
+def read_reply(body: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = (), extended: bool = False) -> list[Event]:
+    """Events of a whole chat or text completion; `extended` reads the fields that some services add, see `wire`.
 
     Raises `APIStatusError` for an error in a reply of status 200, `ResponseValidationError` for one that cannot be
     read. `sent` is the request's body and `secrets` are its keys, which no error text may repeat.
     """
-    reply = decode(body, _reply, "a reply")
+    reply = decode(body, _extended if extended else _reply, "a reply")
     check_error(reply, body, sent, secrets)
     if reply.choices is None:
         raise ResponseValidationError("the reply has no `choices`", body=body[:65536])
@@ -190,6 +129,8 @@ def check_error(reply: WireChunk, document: bytes, sent: bytes, secrets: tuple[s
         error = embedded_error(document, sent=sent, secrets=secrets)
         if error is not None:
             raise error
+        if reply.error:  # beside a choice
+            raise broken_off(msgspec.json.encode({"error": reply.error}), sent=sent, secrets=secrets)
 
 
 def choice_events(choice: WireChoice) -> list[Event]:
@@ -206,6 +147,8 @@ def choice_events(choice: WireChoice) -> list[Event]:
         if message.refusal:
             events.append(RefusalDelta(message.refusal, index))
         events.extend(_call_event(call, index) for call in message.tool_calls or ())
+        if isinstance(message, ExtendedMessage):
+            events += _blocks(message, index)
     if choice.text:
         events.append(TextDelta(choice.text, index))
     if choice.logprobs is not None:
@@ -220,7 +163,17 @@ def _call_event(call: WireCall, index: int) -> ToolCallDelta:
     arguments = function.arguments
     if isinstance(arguments, dict):
         arguments = msgspec.json.encode(arguments).decode()
-    return ToolCallDelta(call.index, call.id or None, function.name or None, arguments or "", index)
+    extra = call.extra_content
+    signature = extra.google.thought_signature if extra is not None and extra.google is not None else None
+    return ToolCallDelta(call.index, call.id or None, function.name or None, arguments or "", index, signature)
+
+
+def _blocks(message: ExtendedMessage, index: int) -> list[Event]:
+    """What the service wants to see again with the message."""
+    blocks = [ReasoningBlock("openrouter", detail) for detail in message.reasoning_details or ()]
+    if message.extra_content:
+        blocks.append(ReasoningBlock("gemini-openai", message.extra_content))
+    return [ReasoningBlockDelta(block, index) for block in blocks]
 
 
 def finished(index: int, word: str | None) -> Finished:
@@ -240,6 +193,7 @@ def read_usage(usage: WireUsage) -> Usage:
         reasoning_tokens=outputs.reasoning_tokens,
         input_audio_tokens=inputs.audio_tokens,
         output_audio_tokens=outputs.audio_tokens,
+        cost_usd=usage.cost if isinstance(usage, ExtendedUsage) else None,
     )
 
 
@@ -295,6 +249,10 @@ def _vector(wire: bytes | list[float], body: bytes) -> array[float]:
 
 
 def read_models(body: bytes) -> list[ModelInfo]:
-    """The reply to `GET /models`."""
+    """The reply to `GET /models`; Together sends the list without anything around it."""
+    if body.lstrip()[:1] == b"[":
+        body = b'{"data":%b}' % body
     reply = decode(body, _models, "a model list")
-    return [ModelInfo(id=model.id, owned_by=model.owned_by, context_tokens=model.max_model_len) for model in reply.data]
+    return [
+        ModelInfo(id=model.id, owned_by=model.owned_by, context_tokens=model.context_tokens) for model in reply.data
+    ]

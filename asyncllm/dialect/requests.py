@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -54,8 +54,23 @@ class Flavor(Struct, frozen=True, kw_only=True):
     """Name of the output limit; OpenAI's own chat API takes `max_completion_tokens`."""
     include_usage: bool = True
     """Ask for usage at the end of a stream; servers older than the option refuse it."""
-    reasoning_content: bool = True
-    """Send an assistant's reasoning back in `reasoning_content`; OpenAI's own API has no field for it."""
+    reasoning: Literal["reasoning_content", "reasoning", "thinking", ""] = "reasoning_content"
+    """The field that takes an assistant's reasoning back, or `thinking` for a part of its content; OpenAI's own API
+    has none."""
+    blocks: Literal["openrouter", "gemini-openai", ""] = ""
+    """The dialect of the reasoning blocks that are sent back, and of the signatures of tool calls."""
+    names: Mapping[str, str] = {}
+    """Options that it knows under another name than OpenAI."""
+    required: str = "required"
+    """Its word for the tool choice `required`."""
+    effort: Literal["reasoning_effort", "reasoning"] = "reasoning_effort"
+    """The field of the reasoning effort; `reasoning` is an object that holds it."""
+    no_content: str | None = None
+    """The content of a message that has tool calls and no text."""
+    base64_vectors: bool = True
+    """Ask for vectors in base64."""
+    always: Mapping[str, Any] = {}
+    """Fields that each body has."""
 
 
 def write_chat(request: Request, flavor: Flavor = Flavor()) -> bytes:
@@ -69,7 +84,8 @@ def write_chat(request: Request, flavor: Flavor = Flavor()) -> bytes:
     if isinstance(request.tool_choice, str):
         word = request.tool_choice
         named = {"type": "function", "function": {"name": word}}
-        body["tool_choice"] = word if word in ("auto", "none", "required") else named
+        words = {"auto": "auto", "none": "none", "required": flavor.required}
+        body["tool_choice"] = words.get(word, named)
     if request.parallel_tool_calls is not UNSET:
         body["parallel_tool_calls"] = request.parallel_tool_calls
     if request.constraint is not None:
@@ -85,11 +101,13 @@ def write_completion(request: Request, flavor: Flavor = Flavor()) -> bytes:
     return _finish(body, request, flavor)
 
 
-def write_embeddings(request: EmbedRequest) -> bytes:
+def write_embeddings(request: EmbedRequest, flavor: Flavor = Flavor()) -> bytes:
     """The body of `POST /embeddings`; base64 is a quarter of the size of decimals and decodes without parsing."""
-    body: dict[str, Any] = {"model": request.model, "input": request.texts, "encoding_format": "base64"}
+    body: dict[str, Any] = {"model": request.model, "input": request.texts}
+    if flavor.base64_vectors:
+        body["encoding_format"] = "base64"
     if request.dimensions is not UNSET:
-        body["dimensions"] = request.dimensions
+        body[flavor.names.get("dimensions", "dimensions")] = request.dimensions
     return encode(body | request.extra)
 
 
@@ -104,10 +122,17 @@ def _finish(body: dict[str, Any], request: Request, flavor: Flavor) -> bytes:
         if not request.is_chat and body.get("logprobs"):
             # Completions count alternatives in the one field that chat has as a flag.
             body["logprobs"] = body.pop("top_logprobs", 1)
+        for ours, theirs in flavor.names.items():
+            if ours in body:
+                body[theirs] = body.pop(ours)
+        if flavor.effort == "reasoning" and "reasoning_effort" in body:
+            body["reasoning"] = {"effort": body.pop("reasoning_effort")}
     if request.stream:
         body["stream"] = True
         if flavor.include_usage:
             body["stream_options"] = {"include_usage": True}
+    if flavor.always:
+        body |= flavor.always
     if request.extra:
         body |= request.extra
     return encode(body)
@@ -120,20 +145,41 @@ def _message(message: Message, flavor: Flavor) -> dict[str, Any]:
     wire: dict[str, Any] = {"role": message.role}
     wire["content"] = content if isinstance(content, str) else [_part(part) for part in content]
     if message.tool_calls:
-        wire["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
-        wire["content"] = wire["content"] or None
+        wire["tool_calls"] = [_call(call, flavor) for call in message.tool_calls]
+        wire["content"] = wire["content"] or flavor.no_content
     if message.tool_call_id is not None:
         wire["tool_call_id"] = message.tool_call_id
     if message.name is not None:
         wire["name"] = message.name
     if message.refusal is not None:
         wire["refusal"] = message.refusal
-    if message.reasoning is not None and flavor.reasoning_content:
-        wire["reasoning_content"] = message.reasoning
+    if message.reasoning is not None or message.reasoning_blocks:
+        _add_reasoning(wire, message, flavor)
     return wire
+
+
+def _call(call: ToolCall, flavor: Flavor) -> dict[str, Any]:
+    wire = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    if call.signature is not None and flavor.blocks == "gemini-openai":
+        wire["extra_content"] = {"google": {"thought_signature": call.signature}}
+    return wire
+
+
+def _add_reasoning(wire: dict[str, Any], message: Message, flavor: Flavor) -> None:
+    """Give the service back what it has thought, in its own form where there is one."""
+    blocks = [block.data for block in message.reasoning_blocks if block.dialect == flavor.blocks]
+    if blocks and flavor.blocks == "openrouter":
+        wire["reasoning_details"] = blocks
+        return
+    if blocks:
+        wire["extra_content"] = blocks[-1]
+    if message.reasoning and flavor.reasoning == "thinking":
+        content = wire["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) and content else content or []
+        thought = {"type": "thinking", "thinking": [{"type": "text", "text": message.reasoning}]}
+        wire["content"] = [thought, *parts]
+    elif message.reasoning is not None and flavor.reasoning:
+        wire[flavor.reasoning] = message.reasoning
 
 
 def _part(part: ContentPart) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from asyncllm.dialect.lenient import decode
-from asyncllm.dialect.mending import PIECES, Halves, Totals
-from asyncllm.dialect.replies import WireChunk, WireReply, check_error, choice_events, finished, read_usage
+from asyncllm.dialect.mending import PIECES, Blocks, Halves, Totals
+from asyncllm.dialect.replies import check_error, choice_events, finished, read_usage
+from asyncllm.dialect.wire import ExtendedChunk, ExtendedReply, WireChunk, WireReply
 from asyncllm.errors import AsyncLLMError, ResponseValidationError, StreamInterrupted
 from asyncllm.events import Event, Skipped, Started, TextDelta, UsageReport
 from asyncllm.ndjson import NDJSONDecoder
@@ -27,8 +29,9 @@ __all__ = ["ReplyStream", "is_keep_alive"]
 
 # The first chunk says who answers; the ones after it repeat that, and are decoded without.
 _first = msgspec.json.Decoder(WireReply)
-_decode_first: Callable[[bytes], WireChunk] = _first.decode
-_decode_later: Callable[[bytes], WireChunk] = msgspec.json.Decoder(WireChunk).decode
+_later = msgspec.json.Decoder(WireChunk)
+_first_extended: msgspec.json.Decoder[ExtendedReply] = msgspec.json.Decoder(ExtendedReply)
+_later_extended: msgspec.json.Decoder[ExtendedChunk] = msgspec.json.Decoder(ExtendedChunk)
 _KEEP_ALIVE = re.compile(rb"\s*(:|ping|keep-?alive|$)", re.IGNORECASE)
 _KEEP_ALIVE_TYPES = frozenset({"ping", "keep-alive", "keepalive", "heartbeat"})
 
@@ -38,8 +41,8 @@ class ReplyStream:
 
     `lines`: its chunks come one a line (NDJSON), not as server-sent events. `cumulative`: each chunk holds all of the
     answer so far, not the next piece of it. `skip_bad`: a chunk that cannot be read does not end the stream, and a
-    `Skipped` event stands in its place. `sent` is the request's body and `secrets` are its keys, which no error text
-    may repeat.
+    `Skipped` event stands in its place. `extended`: chunks may hold what some services add, see `wire`. `sent` is the
+    request's body and `secrets` are its keys, which no error text may repeat.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class ReplyStream:
         lines: bool = False,
         cumulative: bool = False,
         skip_bad: bool = False,
+        extended: bool = False,
     ) -> None:
         self.done = False
         """Whether the terminal event has arrived; what follows it is not read."""
@@ -61,7 +65,10 @@ class ReplyStream:
         self._secrets = secrets
         self._skip_bad = skip_bad
         self._totals = Totals() if cumulative else None
-        self._decode = _decode_first
+        self._first: msgspec.json.Decoder[Any] = _first_extended if extended else _first
+        self._later: Callable[[bytes], WireChunk] = _later_extended.decode if extended else _later.decode
+        self._decode: Callable[[bytes], WireChunk] = self._first.decode
+        self._blocks = Blocks() if extended else None
         self._started = False
         self._finish: dict[int, str | None] = {}  # the latest finish reason of each choice seen
         self._halves = Halves()
@@ -74,6 +81,8 @@ class ReplyStream:
             self._read(self._frames.feed(data), events)
         except AsyncLLMError as error:
             self.error = error
+        if self._blocks is not None:
+            self._blocks.take(events)
         if self._totals is not None:
             try:
                 self._totals.shorten(events)
@@ -109,6 +118,7 @@ class ReplyStream:
     def _read(self, frames: list[ServerSentEvent], events: list[Event]) -> None:
         """Add what `frames` mean. One loop, because it runs once a token."""
         finish = self._finish
+        later = self._later
         for frame in frames:
             if self.done:
                 return
@@ -123,7 +133,7 @@ class ReplyStream:
             choices = chunk.choices
             if not choices or chunk.error is not None or frame.type == "error":
                 self._check(chunk, frame)
-            if self._decode is not _decode_later:
+            if self._decode is not later:
                 self._begin(chunk, events)
             for choice in choices or ():
                 index = choice.index
@@ -153,7 +163,7 @@ class ReplyStream:
                 return
             self._started = True
             events.append(Started(chunk.model, chunk.id))
-        self._decode = _decode_slowly if self._halves else _decode_later
+        self._decode = _decode_slowly if self._halves else self._later
 
     def _check(self, chunk: WireChunk, frame: ServerSentEvent) -> None:
         """Errors come in place of any chunk, under several shapes."""
@@ -175,7 +185,7 @@ class ReplyStream:
         if is_keep_alive(frame):
             return None
         try:
-            chunk = decode(data, _first, "a chunk", halves_in=PIECES)
+            chunk = decode(data, self._first, "a chunk", halves_in=PIECES)
         except ResponseValidationError as error:
             self._position += 1
             if not self._skip_bad:
@@ -187,13 +197,16 @@ class ReplyStream:
             self._halves.clear()  # this chunk repeats them
         self._halves.mend(chunk)
         # While half of a character waits, every chunk comes this way: it may hold the other half.
-        self._decode = _decode_slowly if self._halves else _decode_first
+        self._decode = _decode_slowly if self._halves else self._first.decode
         return chunk
 
     def _end(self, events: list[Event]) -> None:
         self.done = True
         if self._totals is None:
             events += self._halves.rest()
+        if self._blocks is not None:
+            self._blocks.take(events)
+            events += self._blocks.rest()
         events.extend(finished(index, reason) for index, reason in self._finish.items())
 
 

@@ -56,6 +56,10 @@ class Service(Noun, frozen=True, kw_only=True):
     """Of every call; the key is in one of them."""
     supported: frozenset[str]
     flavor: Flavor = Flavor()
+    extended: bool = False
+    """Whether replies may hold what some services add to OpenAI's form."""
+    probe: str = "/models"
+    """What is asked for to know whether it is alive, and takes the key."""
     options: tuple[str, ...] = ()
     """Names of options beside those that every server of this dialect has; `api` is one for who has Responses."""
 
@@ -84,6 +88,8 @@ class OpenAI(OpenAIMedia):
         self._cumulative = _choice(config, "delta_mode", "incremental", "cumulative")
         self._skip_bad = _choice(config, "on_bad_event", "raise", "skip")
         self._supported = RESPONSES if self._responses else service.supported
+        self._extended = service.extended
+        self._probe = service.probe
 
     def open(self, request: Request, /) -> Exchange:
         """Start one chat or completion; see `asyncllm.backend.Backend`."""
@@ -108,7 +114,7 @@ class OpenAI(OpenAIMedia):
 
     async def embed(self, request: EmbedRequest, /) -> Embeddings:
         """Embed texts in one call; see `asyncllm.backend.Embedder`."""
-        body = write_embeddings(request)
+        body = write_embeddings(request, self._flavor)
         url = self._address("/embeddings", request.model)
         call = HttpCall(url=url, body=body, headers=self._headers, timeouts=request.timeouts)
         async with self._transport.open(call) as reply:
@@ -120,8 +126,8 @@ class OpenAI(OpenAIMedia):
             return read_models(await reply.read())
 
     async def is_alive(self) -> bool:
-        """Whether `GET /models` is answered: a server that is up, and a key that it takes."""
-        async with self._transport.open(self._get("/models")) as reply:
+        """Whether the list of models is answered: a server that is up, and a key that it takes."""
+        async with self._transport.open(self._get(self._probe)) as reply:
             return bool(await reply.read())
 
     async def aclose(self) -> None:
@@ -149,7 +155,7 @@ class OpenAI(OpenAIMedia):
         secrets = self._secrets(call)
         if self._responses:
             return read_response(body, sent=call.body, secrets=secrets)
-        return read_reply(body, sent=call.body, secrets=secrets)
+        return read_reply(body, sent=call.body, secrets=secrets, extended=self._extended)
 
     def _decoder(self, call: HttpCall, _: HttpReply, kind: str) -> StreamDecoder | None:
         if self._responses:
@@ -164,6 +170,7 @@ class OpenAI(OpenAIMedia):
             lines=lines,
             cumulative=self._cumulative,
             skip_bad=self._skip_bad,
+            extended=self._extended,
         )
 
     def _get(self, path: str) -> HttpCall:
@@ -182,7 +189,7 @@ def _from_config(config: Config, env: Mapping[str, str]) -> Service:
         url=url,
         headers=_headers(config, env, find_key(env, "OPENAI_API_KEY")),
         supported=CHAT if own else COMPATIBLE,
-        flavor=Flavor(max_tokens="max_completion_tokens" if own else "max_tokens", reasoning_content=not own),
+        flavor=Flavor(max_tokens="max_completion_tokens", reasoning="") if own else Flavor(),
         options=("api", "organization", "project"),
     )
 
