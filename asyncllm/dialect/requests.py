@@ -159,7 +159,11 @@ def _message(message: Message, flavor: Flavor) -> dict[str, Any]:
 
 
 def _call(call: ToolCall, flavor: Flavor) -> dict[str, Any]:
-    wire = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    wire: dict[str, Any] = {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
     if call.signature is not None and flavor.blocks == "gemini-openai":
         wire["extra_content"] = {"google": {"thought_signature": call.signature}}
     return wire

@@ -185,7 +185,7 @@ class ReplyStream:
         if is_keep_alive(frame):
             return None
         try:
-            chunk = decode(data, self._first, "a chunk", halves_in=PIECES)
+            chunk: WireChunk = decode(data, self._first, "a chunk", halves_in=PIECES)
         except ResponseValidationError as error:
             self._position += 1
             if not self._skip_bad:

@@ -149,7 +149,8 @@ class WireReply(WireChunk, gc=False):
 
 
 # -- with what some services add ---------------------------------------------------------------------------------
-# pyright has to be told that a field which is only ever read may have a narrower type.
+# A field that is only ever read may have a narrower type than that of its base; type checkers cannot know.
+# pyright: reportIncompatibleVariableOverride=false
 
 
 class ExtendedUsage(WireUsage, gc=False):
@@ -177,7 +178,7 @@ class ExtendedMessage(WireMessage, gc=False):
     """A message or delta whose content may come in parts, with what the service wants to see again."""
 
     # One text, once it is decoded.
-    content: str | list[WirePart] | None = None  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
+    content: str | list[WirePart] | None = None  # type: ignore[assignment]
     extra_content: dict[str, Any] | None = None
     reasoning_details: list[dict[str, Any]] | None = None
 
@@ -193,16 +194,16 @@ class ExtendedMessage(WireMessage, gc=False):
 class ExtendedChoice(WireChoice, gc=False):
     """One answer, or what went wrong with it."""
 
-    delta: ExtendedMessage | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
-    message: ExtendedMessage | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    delta: ExtendedMessage | None = None
+    message: ExtendedMessage | None = None
     error: Any = None
 
 
 class ExtendedChunk(WireChunk, gc=False):
     """What every chunk of a stream may bring."""
 
-    choices: list[ExtendedChoice] | None = None  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
-    usage: ExtendedUsage | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    choices: list[ExtendedChoice] | None = None  # type: ignore[assignment]
+    usage: ExtendedUsage | None = None
 
     def __post_init__(self) -> None:
         for choice in self.choices or ():

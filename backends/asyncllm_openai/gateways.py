@@ -1,8 +1,8 @@
 """Services that speak OpenAI's API at an address of their own, each of them one row.
 
 To add one: a row of `asyncllm_openai.table`, an entry point `name = "asyncllm_openai.gateways:connect"` in
-pyproject.toml, and a line of `EXPECTED` in tests/test_gateways.py. Nothing else changes: `config.backend` tells which row
-it is, and the row which calls, options and fields the service has.
+pyproject.toml, and a line of `EXPECTED` in tests/test_gateways.py. Nothing else changes: `config.backend` tells which
+row it is, and the row which calls, options and fields the service has.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from asyncllm.errors import ConfigError
 from asyncllm_openai.backend import OpenAI, Service
 from asyncllm_openai.table import GATEWAYS, Gateway
 
-__all__ = ["about", "connect", "find_key", "offered", "service"]
+__all__ = ["about", "connect", "offered", "service"]
 
 
 def connect(config: Config, context: Context, /) -> Backend:
@@ -36,7 +36,7 @@ def about(name: str, /) -> About:
 def service(row: Gateway, config: Config, env: Mapping[str, str], url: str) -> Service:
     """What the row says, with the key found. Raises `ConfigError` where there is none and one is needed."""
     headers = {"Content-Type": "application/json"}
-    key = find_key(config, env, row)
+    key = _find_key(config, env, row)
     if key is not None:
         headers["Authorization"] = f"Bearer {key.reveal()}"
     return Service(
@@ -49,7 +49,7 @@ def service(row: Gateway, config: Config, env: Mapping[str, str], url: str) -> S
     )
 
 
-def find_key(config: Config, env: Mapping[str, str], row: Gateway) -> Secret | None:
+def _find_key(config: Config, env: Mapping[str, str], row: Gateway) -> Secret | None:
     """The configured key, else that of the first of the row's variables that is set."""
     for variable in row.keys:
         key = config.key(env, variable)

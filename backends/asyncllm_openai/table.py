@@ -124,7 +124,8 @@ _ROWS = (
     ),
     Gateway(
         name="sambanova", summary="SambaNova Cloud", url="https://api.sambanova.ai/v1",
-        keys=("SAMBANOVA_API_KEY",), address="SAMBANOVA_BASE_URL", lacks=_MEDIA | {"logit_bias", "n", "seed"},
+        keys=("SAMBANOVA_API_KEY",), address="SAMBANOVA_BASE_URL",
+        lacks=_MEDIA | _PENALTIES | _PROBS | {"logit_bias", "n", "seed"},
     ),
     Gateway(
         name="scaleway", summary="Scaleway Generative APIs", url=None,
@@ -138,13 +139,13 @@ _ROWS = (
     ),
     Gateway(
         name="xai", summary="xAI (Grok)", url="https://api.x.ai/v1",
-        keys=("XAI_API_KEY",), address="XAI_BASE_URL", calls=_TEXT, lacks=_MEDIA | {"logit_bias"},
+        keys=("XAI_API_KEY",), address="XAI_BASE_URL", lacks=_MEDIA | {"logit_bias"},
     ),
     # -- on a machine of one's own -----------------------------------------------------------------------------------
     Gateway(
         name="llama-server", summary="llama.cpp's server", url="http://localhost:8080/v1",
         keys=("LLAMA_API_KEY",), address="LLAMA_SERVER_BASE_URL", needs_key=False, calls=_ALL,
-        also=frozenset({"top_k", "min_p", "repetition_penalty", "ignore_eos", "Grammar"}), lacks=frozenset({"file parts"}),
+        also=_OPEN | {"ignore_eos", "Grammar"}, lacks=frozenset({"file parts"}),
         flavor=Flavor(names={"repetition_penalty": "repeat_penalty"}),
     ),
     Gateway(
