@@ -41,6 +41,7 @@ __all__ = ["broken_off", "embedded_error", "excerpt", "rejection", "retry_after"
 _BY_STATUS: dict[int, type[APIStatusError]] = {
     400: BadRequestError,
     401: AuthenticationError,
+    402: QuotaExceededError,
     403: PermissionDeniedError,
     404: NotFoundError,
     409: ConflictError,
@@ -59,6 +60,7 @@ _BY_CODE: dict[str, type[APIStatusError]] = {
     "authentication_error": AuthenticationError,
     "billing_error": QuotaExceededError,
     "billing_hard_limit_reached": QuotaExceededError,
+    "contentFilter": ContentFilterError,
     "content_filter": ContentFilterError,
     "content_policy_violation": ContentFilterError,
     "context_length_exceeded": ContextLengthExceededError,
@@ -252,7 +254,7 @@ def _classify(status: int, told: _Told) -> type[APIStatusError]:
 def _is_error(document: bytes) -> bool:
     """Whether a document that came in place of an answer, or of a piece of one, is an error."""
     try:
-        whole = _object(_load(document)) or {}
+        whole = _object(_unwrapped(_load(document))) or {}
     except ValueError:
         return False
     if whole.get("error") not in (None, False) or "error" in (whole.get("object"), whole.get("type")):
@@ -268,10 +270,11 @@ def _read(body: bytes) -> _Told:
     `{"error": {message, type, param, code}}` OpenAI, vLLM, llama.cpp · `{"error": {"status_code", "content"}}` LLM
     Engine streams, `{"error": str, "request_id"}` its middleware · `{"error": str, "error_type"}` TGI · `{"detail"}`
     FastAPI, `{"detail": {message, status}}` ElevenLabs · `{"message", "code"}`, `{"object": "error"}` old vLLM ·
-    `{"text", "error_code"}` FastChat · anything else as its title or first line.
+    `{"text", "error_code"}` FastChat · any of them alone in a list, as Gemini sends it · anything else as its title
+    or first line.
     """
     try:
-        document = _load(body)
+        document = _unwrapped(_load(body))
     except ValueError:
         return _Told(_first_line(body))
     whole = _object(document)
@@ -283,13 +286,31 @@ def _read(body: bytes) -> _Told:
     status = next((status for name in ("status_code", "status") if (status := _status(inner.get(name)))), None)
     word = _word(inner.get("status")) if inner is whole.get("detail") else None
     return _Told(
-        message=_as_text(error if isinstance(error, str) else next(filter(None, words), None)),
+        message=_as_text(error if isinstance(error, str) else next(filter(None, words), None)) + _filters(inner),
         code=_word(inner.get("code")) or _word(inner.get("error_code")) or word,
         param=_word(inner.get("param")),
         kind=_word(inner.get("type")) or _word(inner.get("error_type")) or _word(whole.get("error_type")),
         status=status,
         request_id=_word(whole.get("request_id")),
     )
+
+
+def _unwrapped(document: object) -> object:
+    """`document`, or what is alone in it."""
+    items = _array(document)
+    return items[0] if len(items) == 1 else document
+
+
+def _filters(error: dict[str, Any]) -> str:
+    """Which filters of Azure's refused the prompt, and why, where the error says it."""
+    inner = _object(error.get("innererror")) or _object(error.get("inner_error")) or {}
+    results = _object(inner.get("content_filter_result")) or _object(inner.get("content_filter_results")) or {}
+    hits = [
+        f"{name} ({result['severity']})" if isinstance(result.get("severity"), str) else name
+        for name, item in results.items()
+        if (result := _object(item) or {}).get("filtered") is True
+    ]
+    return f" [filtered: {', '.join(hits)}]" if hits else ""
 
 
 def _load(document: bytes) -> object:
