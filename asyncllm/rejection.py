@@ -349,7 +349,7 @@ def _as_text(message: object, depth: int = 3) -> str:
         return message
     entry = _object(message)
     if entry is not None:
-        inner = entry.get("message") or entry.get("error") or entry.get("msg")
+        inner = entry.get("message") or entry.get("error") or entry.get("msg") or entry.get("detail")
         return _as_text(inner, depth - 1) if inner and depth else ""
     # FastAPI: one entry a field, with the place in `loc`.
     return "; ".join(

@@ -105,7 +105,10 @@ def read_reply(body: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = (),
     Raises `APIStatusError` for an error in a reply of status 200, `ResponseValidationError` for one that cannot be
     read. `sent` is the request's body and `secrets` are its keys, which no error text may repeat.
     """
-    reply = decode(body, _extended if extended else _reply, "a reply")
+    try:
+        reply = decode(body, _extended if extended else _reply, "a reply")
+    except ResponseValidationError as invalid:
+        raise embedded_error(body, sent=sent, secrets=secrets) or invalid from None  # Gemini's errors come in a list
     check_error(reply, body, sent, secrets)
     if reply.choices is None:
         raise ResponseValidationError("the reply has no `choices`", body=body[:65536])

@@ -22,7 +22,7 @@ from asyncllm.dialect.wire import ExtendedChunk, ExtendedReply, WireChunk, WireR
 from asyncllm.errors import AsyncLLMError, ResponseValidationError, StreamInterrupted
 from asyncllm.events import Event, Skipped, Started, TextDelta, UsageReport
 from asyncllm.ndjson import NDJSONDecoder
-from asyncllm.rejection import broken_off
+from asyncllm.rejection import broken_off, embedded_error
 from asyncllm.sse import ServerSentEvent, SSEDecoder
 
 __all__ = ["ReplyStream", "is_keep_alive"]
@@ -81,7 +81,7 @@ class ReplyStream:
             self._read(self._frames.feed(data), events)
         except AsyncLLMError as error:
             self.error = error
-        if self._blocks is not None:
+        if self._blocks is not None and not self.done:
             self._blocks.take(events)
         if self._totals is not None:
             try:
@@ -187,6 +187,8 @@ class ReplyStream:
         try:
             chunk: WireChunk = decode(data, self._first, "a chunk", halves_in=PIECES)
         except ResponseValidationError as error:
+            if (told := embedded_error(data, sent=self._sent, secrets=self._secrets)) is not None:
+                raise told from None
             self._position += 1
             if not self._skip_bad:
                 message = f"chunk {self._position - 1}: {error.message}"

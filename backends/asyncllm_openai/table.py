@@ -163,7 +163,7 @@ _ROWS = (
     Gateway(
         name="sglang", summary="SGLang", url="http://localhost:30000/v1",
         keys=("SGLANG_API_KEY",), address="SGLANG_BASE_URL", needs_key=False, calls=_ALL,
-        also=_ENGINE - {"include_stop_str_in_output"},
+        also=_ENGINE - {"include_stop_str_in_output"}, flavor=Flavor(),
     ),
 )  # fmt: skip
 
