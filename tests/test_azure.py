@@ -25,7 +25,7 @@ Scripts = Sequence[Op] | Callable[[Any], Sequence[Op]]
 async def serving(scripts: Scripts | None = None, **given: Any) -> AsyncIterator[tuple[FaultyServer, Client]]:
     """A resource, and a client of it that tries once."""
     async with FaultyServer(Resource() if scripts is None else scripts) as server:
-        usual = {"model": "azure:gpt-4o", "api_key": KEY, "retry": None, "env": {}}
+        usual: dict[str, Any] = {"model": "azure:gpt-4o", "api_key": KEY, "retry": None, "env": {}}
         async with Client(**{**usual, "base_url": server.url, **given}) as client:
             yield server, client
 
@@ -153,7 +153,13 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("field", "given"), BAD)
 async def test_what_cannot_be_right_is_named_before_anything_is_sent(field: str, given: dict[str, Any]) -> None:
     transport = ScriptedTransport()
-    usual = {"model": "azure:gpt-4o", "base_url": "http://h", "api_key": "k", "env": {}, "transport": transport}
+    usual: dict[str, Any] = {
+        "model": "azure:gpt-4o",
+        "base_url": "http://h",
+        "api_key": "k",
+        "env": {},
+        "transport": transport,
+    }
     async with Client(**{**usual, **given}) as client:
         with pytest.raises(ConfigError) as caught:
             await client.chat("hi")
