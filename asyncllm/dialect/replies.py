@@ -150,7 +150,7 @@ def choice_events(choice: WireChoice) -> list[Event]:
         if message.refusal:
             events.append(RefusalDelta(message.refusal, index))
         events.extend(_call_event(call, index) for call in message.tool_calls or ())
-        if isinstance(message, ExtendedMessage):
+        if type(message) is ExtendedMessage:
             events += _blocks(message, index)
     if choice.text:
         events.append(TextDelta(choice.text, index))
@@ -196,7 +196,7 @@ def read_usage(usage: WireUsage) -> Usage:
         reasoning_tokens=outputs.reasoning_tokens,
         input_audio_tokens=inputs.audio_tokens,
         output_audio_tokens=outputs.audio_tokens,
-        cost_usd=usage.cost if isinstance(usage, ExtendedUsage) else None,
+        cost_usd=usage.cost if type(usage) is ExtendedUsage else None,
     )
 
 

@@ -29,9 +29,9 @@ __all__ = ["ReplyStream", "is_keep_alive"]
 
 # The first chunk says who answers; the ones after it repeat that, and are decoded without.
 _first = msgspec.json.Decoder(WireReply)
-_later = msgspec.json.Decoder(WireChunk)
-_first_extended: msgspec.json.Decoder[ExtendedReply] = msgspec.json.Decoder(ExtendedReply)
-_later_extended: msgspec.json.Decoder[ExtendedChunk] = msgspec.json.Decoder(ExtendedChunk)
+_decode_later: Callable[[bytes], WireChunk] = msgspec.json.Decoder(WireChunk).decode
+_first_extended = msgspec.json.Decoder(ExtendedReply)
+_decode_later_extended: Callable[[bytes], WireChunk] = msgspec.json.Decoder(ExtendedChunk).decode
 _KEEP_ALIVE = re.compile(rb"\s*(:|ping|keep-?alive|$)", re.IGNORECASE)
 _KEEP_ALIVE_TYPES = frozenset({"ping", "keep-alive", "keepalive", "heartbeat"})
 
@@ -66,8 +66,8 @@ class ReplyStream:
         self._skip_bad = skip_bad
         self._totals = Totals() if cumulative else None
         self._first: msgspec.json.Decoder[Any] = _first_extended if extended else _first
-        self._later: Callable[[bytes], WireChunk] = _later_extended.decode if extended else _later.decode
         self._decode: Callable[[bytes], WireChunk] = self._first.decode
+        self._decode_later = _decode_later_extended if extended else _decode_later
         self._blocks = Blocks() if extended else None
         self._started = False
         self._finish: dict[int, str | None] = {}  # the latest finish reason of each choice seen
@@ -118,7 +118,6 @@ class ReplyStream:
     def _read(self, frames: list[ServerSentEvent], events: list[Event]) -> None:
         """Add what `frames` mean. One loop, because it runs once a token."""
         finish = self._finish
-        later = self._later
         for frame in frames:
             if self.done:
                 return
@@ -133,7 +132,7 @@ class ReplyStream:
             choices = chunk.choices
             if not choices or chunk.error is not None or frame.type == "error":
                 self._check(chunk, frame)
-            if self._decode is not later:
+            if self._decode is not _decode_later:  # which an extended stream never decodes by
                 self._begin(chunk, events)
             for choice in choices or ():
                 index = choice.index
@@ -163,7 +162,7 @@ class ReplyStream:
                 return
             self._started = True
             events.append(Started(chunk.model, chunk.id))
-        self._decode = _decode_slowly if self._halves else self._later
+        self._decode = _decode_slowly if self._halves else self._decode_later
 
     def _check(self, chunk: WireChunk, frame: ServerSentEvent) -> None:
         """Errors come in place of any chunk, under several shapes."""
