@@ -14,7 +14,16 @@ import pytest
 
 import asyncllm
 from asyncllm import Client, ConfigError, Message, TextDelta
-from asyncllm.testing import FaultyServer, ManualClock, ScriptedReply, ScriptedTransport, Sse, Stall, openai_reply
+from asyncllm.testing import (
+    FaultyServer,
+    ManualClock,
+    ScriptedReply,
+    ScriptedTransport,
+    Sse,
+    Stall,
+    Status,
+    openai_reply,
+)
 from asyncllm.testing.ops import Op
 from azure_server import BLOCKED, KEY, SAFE, Resource, refusal
 
@@ -131,10 +140,35 @@ async def test_todays_version_is_asked_in_todays_words() -> None:
     assert body["stream_options"] == {"include_usage": True}
 
 
+RESPONSE = b"""{"id":"r","object":"response","status":"completed","model":"m","output":[{"type":"message","role":
+"assistant","content":[{"type":"output_text","text":"hello"}]}]}"""
+
+
+@pytest.mark.parametrize(
+    ("version", "path"),
+    [
+        (None, "/openai/v1/responses"),
+        ("2025-04-01-preview", "/openai/responses?api-version=2025-04-01-preview"),
+    ],
+)
+async def test_the_responses_api_is_no_part_of_a_deployment_and_is_told_its_name(
+    version: str | None, path: str
+) -> None:
+    options = {"api": "responses", "deployments": {"gpt-4o": "prod-1"}} | ({"api_version": version} if version else {})
+    async with serving([Status(body=RESPONSE)], options=options) as (server, client):
+        reply = await client.chat("hi")
+
+    (request,) = server.requests
+    assert (request.path, request.json()["model"]) == (path, "prod-1")
+    assert request.headers["api-key"] == KEY
+    assert reply.text == "hello"
+
+
 BAD: list[tuple[str, dict[str, Any]]] = [
     ("api_version", {"options": {"api_version": "latest"}}),
     ("api_version", {"options": {"api_version": "2024-10-21&x=1"}}),
     ("api_version", {"base_url": "http://h/openai/v1", "options": {"api_version": "2024-10-21"}}),
+    ("api_version", {"options": {"api": "responses", "api_version": "2024-10-21"}}),
     ("base_url", {"base_url": "http://h/openai/deployments/d?api-version=2024-10-21"}),
     ("base_url", {"base_url": None}),
     ("api_key", {"api_key": None}),
@@ -316,6 +350,27 @@ async def test_a_provider_that_fails_is_an_error_of_authentication() -> None:
 
     assert "secret-1" not in str(caught.value)
     assert not transport.calls
+
+
+async def test_a_provider_that_fails_in_time_leaves_the_token_in_use_until_its_end() -> None:
+    provider, clock, fails = Provider(lifetime_s=3600), ManualClock(), False
+
+    async def shaky() -> object:
+        if fails:
+            raise OSError("unreachable")
+        return await provider()
+
+    transport, client = opened(shaky, clock=clock)
+    async with client:
+        await client.chat("hi")
+        fails = True
+        await clock.advance(3400)
+        await client.chat("hi")
+        await clock.advance(300)
+        with pytest.raises(asyncllm.AuthenticationError):
+            await client.chat("hi")
+
+    assert bearers(transport) == ["token-1", "token-1"]
 
 
 @pytest.mark.parametrize("told", [None, 5, "", ("token",), (b"token", 1.0), ["token", 1.0]])

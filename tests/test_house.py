@@ -23,6 +23,7 @@ FLOOR = {
     "scrub": 0,
     "types": 0,
     "adapters": 1,
+    "advice": 1,
     "backend": 1,
     "collect": 1,
     "dialect": 1,
@@ -85,6 +86,7 @@ NEIGHBOURS = {
     ("estimate", "backend"),
     ("exchange", "backend"),
     ("exchange", "rejection"),
+    ("rejection", "advice"),
     ("exchange", "sse"),
     ("rejection", "multipart"),  # to know a form's texts, which no error may repeat
     ("tools", "typed"),

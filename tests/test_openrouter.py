@@ -8,11 +8,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import asyncllm
-from asyncllm import APIError, Client, FinishReason, Message, Price, ReasoningBlock
+from asyncllm import APIError, Client, Event, FinishReason, Message, Price, ReasoningBlock, ReasoningBlockDelta
+from asyncllm.dialect import ReplyStream
 from asyncllm.testing import Comment, FaultyServer, SeenRequest, Sse, Status
 from asyncllm.testing.ops import Op
+from chunks import HELLO, HELLO_EVENTS, sse
 
 TEXT = {
     "type": "reasoning.text",
@@ -182,6 +186,48 @@ async def test_blocks_that_are_streamed_in_pieces_are_put_together() -> None:
     ]
 
 
+@given(st.lists(st.text()), st.lists(st.tuples(st.booleans(), st.text()), max_size=8))
+def test_pieces_of_blocks_are_the_blocks_wherever_they_are_cut(cuts: list[str], blocks: list[tuple[bool, str]]) -> None:
+    stream, whole = ReplyStream(extended=True), []
+    events: list[Event] = []
+    for index, (is_summary, text) in enumerate(blocks):
+        kind, field = ("reasoning.summary", "summary") if is_summary else ("reasoning.text", "text")
+        pieces = [text, *cuts]
+        for piece in pieces:
+            events += stream.feed(sse(chunk(reasoning_details=[{"type": kind, "index": index, field: piece}])))
+        whole.append({"type": kind, "index": index, field: "".join(pieces)})
+    events += stream.feed(sse(chunk("stop"), "[DONE]"))
+
+    assert stream.error is None
+    assert [event.block.data for event in events if isinstance(event, ReasoningBlockDelta)] == whole
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "text", "thinking", "index", "summary", "google", "thought_signature", "code"]),
+            inner,
+        )
+    ),
+    max_leaves=8,
+)
+FIELDS = ("content", "reasoning", "reasoning_details", "extra_content", "tool_calls")
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(FIELDS), JSON), max_size=4), JSON, JSON)
+def test_whatever_a_service_adds_is_read_or_is_an_error_of_ours(
+    deltas: list[dict[str, Any]], error: object, cost: object
+) -> None:
+    stream = ReplyStream(extended=True)
+    documents = [chunk(**delta) for delta in deltas]
+    documents.append({"choices": [{"index": 0, "finish_reason": "stop", "error": error}], "usage": {"cost": cost}})
+    stream.feed(sse(*documents, "[DONE]"))
+
+    assert stream.done or isinstance(stream.error, asyncllm.AsyncLLMError)
+
+
 async def test_text_beside_a_block_is_text() -> None:
     reply = await streamed(chunk(content="4", reasoning_details=[SEALED]), chunk("stop", content="2"))
 
@@ -259,3 +305,9 @@ async def test_its_own_word_for_the_end_is_kept_apart() -> None:
     wanted: FinishReason = "length"
 
     assert reply.finish_reason == wanted
+
+
+def test_plain_chunks_are_the_same_events_to_who_looks_for_more() -> None:
+    stream = ReplyStream(extended=True)
+
+    assert stream.feed(HELLO) == HELLO_EVENTS

@@ -17,6 +17,10 @@ PIECES = frozenset({"arguments", "content", "reasoning", "reasoning_content", "r
 """The fields of a chunk that continue what an earlier chunk began."""
 
 
+_TEXTS = (("reasoning.text", "text"), ("reasoning.summary", "summary"))
+"""The types of blocks that come in pieces, and the field of each that does."""
+
+
 class Halves:
     """Characters that a server cuts in two: `\\ud83d` ends one piece, and `\\ude00` begins the next one of its kind."""
 
@@ -138,7 +142,7 @@ class Blocks:
 
 def _continue(block: dict[str, Any], piece: dict[str, Any]) -> bool:
     """Add `piece` to `block`, if it is the next piece of it. What is sealed always comes whole."""
-    field = {"reasoning.text": "text", "reasoning.summary": "summary"}.get(piece.get("type", ""))
+    field = next((name for kind, name in _TEXTS if piece.get("type") == kind), None)
     if field is None or any(block.get(name) != piece.get(name) for name in ("type", "index")):
         return False
     text = f"{block.get(field) or ''}{piece.get(field) or ''}"

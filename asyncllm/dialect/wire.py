@@ -185,7 +185,7 @@ class ExtendedMessage(WireMessage, gc=False):
     def __post_init__(self) -> None:
         parts = self.content
         if isinstance(parts, list):
-            self.content = "".join(part.text or "" for part in parts if part.type == "text")
+            self.content = "".join(part.text or "" for part in parts if part.type != "thinking")
             self.reasoning_content = "".join(part.thought for part in parts if part.type == "thinking") or None
         if (self.extra_content or self.reasoning_details) and self.tool_calls is None:
             self.tool_calls = []  # no piece of text and nothing else: a stream reads it the general way

@@ -38,6 +38,7 @@ _VERSION = "2024-10-21"  # the last one with a date that is no preview
 _RENAMED = "2024-09-01"  # from here on there are `max_completion_tokens` and `stream_options`
 _OLD = Flavor(max_tokens="max_tokens", reasoning="", include_usage=False)
 _NEW = Flavor(max_tokens="max_completion_tokens", reasoning="")
+_RESPONSES = "2025-03-01"  # from here on there is the Responses API
 _DATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(-preview)?")
 _V1 = "/openai/v1"
 _OF_DEPLOYMENTS = frozenset(
@@ -46,7 +47,7 @@ _OF_DEPLOYMENTS = frozenset(
         "/embeddings", "/images/edits", "/images/generations",
     }
 )  # fmt: skip
-_OPTIONS = ("ad_token", "api_version", "context_tokens", "deployments", "token_provider", "tokenizer")
+_OPTIONS = ("ad_token", "api", "api_version", "context_tokens", "deployments", "token_provider", "tokenizer")
 
 
 def connect(config: Config, context: Context, /) -> Backend:
@@ -55,7 +56,8 @@ def connect(config: Config, context: Context, /) -> Backend:
     Options: `api_version`; `deployments`, a mapping of the models that may be asked for to the names of their
     deployments; `ad_token`, or `token_provider`, a function that gives a token or `(token, expires_on)`, async or not;
     `tokenizer`, a function from a text to its tokens or their number, which `check_prompt` then counts by, and
-    `context_tokens` for a model whose limit is not known; and those of `openai`.
+    `context_tokens` for a model whose limit is not known; and those of `openai`, among them
+    `api="responses"`, which goes to the `v1` surface where no version is set.
     """
     count = counter(config)
     return Azure(config, context) if count is None else _CountingAzure(config, context, count)
@@ -112,7 +114,8 @@ class Azure(OpenAI):
     def _named(self, request: R) -> R:
         """`request` with the name of its deployment where the body has to tell it."""
         deployment = self._deployment(request.model)
-        return request if self._version is not None else msgspec.structs.replace(request, model=deployment)
+        told = self._version is not None and not self._responses
+        return request if told else msgspec.structs.replace(request, model=deployment)
 
     def _deployment(self, model: str) -> str:
         deployment = model if self._deployments is None else self._deployments.get(model)
@@ -147,7 +150,8 @@ def _surface(config: Config, env: Mapping[str, str]) -> tuple[str, str | None]:
     """Where paths begin, and the version that each call names, or `None` where it names none."""
     endpoint = config.url(env, "AZURE_OPENAI_ENDPOINT")
     told = config.option("api_version", str, "") or env.get("OPENAI_API_VERSION", "").strip()
-    version = told or ("v1" if endpoint.endswith(_V1) else _VERSION)
+    responses = config.options.get("api") == "responses"
+    version = told or ("v1" if responses or endpoint.endswith(_V1) else _VERSION)
     if version != "v1" and _DATED.fullmatch(version) is None:
         raise ConfigError(
             f"api_version is a date such as {_VERSION} or 2025-04-01-preview, or 'v1', not {version[:40]!r}",
@@ -156,6 +160,12 @@ def _surface(config: Config, env: Mapping[str, str]) -> tuple[str, str | None]:
         )
     if version == "v1":
         return f"{endpoint.removesuffix(_V1)}{_V1}", None
+    if responses and version < _RESPONSES:
+        raise ConfigError(
+            f"api='responses' needs api_version='v1', or a date from {_RESPONSES}-preview on, and not {version}",
+            backend=config.backend,
+            field="api_version",
+        )
     if endpoint.endswith(_V1):
         raise ConfigError(
             f"an address that ends in {_V1} takes api_version='v1' and no {version}; leave the end out, or the version",

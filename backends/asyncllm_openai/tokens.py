@@ -44,6 +44,7 @@ class Tokens:
         self._lock = asyncio.Lock()
         self._token = ""
         self._due = 0.0  # when the token is to be replaced, by the clock
+        self._end = 0.0  # when it is no good any more
         self._count = 0  # tokens received
 
     @property
@@ -59,13 +60,21 @@ class Tokens:
         async with self._lock:
             # Whoever waited for the lock while another asked has the answer already.
             if self._count == count and self._clock.time() >= self._due:
-                await self._ask()
+                await self._replace()
             return self._token
 
     def forget(self, token: str) -> None:
         """The service refuses `token`: the next call asks for another."""
         if token == self._token:
-            self._due = 0.0
+            self._due = self._end = 0.0
+
+    async def _replace(self) -> None:
+        """Ask for another token; where nobody gives one, that in use stays in use for as long as it is good."""
+        try:
+            await self._ask()
+        except AuthenticationError:
+            if self._clock.time() >= self._end:
+                raise
 
     async def _ask(self) -> None:
         try:
@@ -88,7 +97,8 @@ class Tokens:
         self._token = Secret(token).reveal()  # which checks it
         self._count += 1
         left_s = 0.0 if expires_on is None else expires_on - time.time()
-        self._due = self._clock.time() + left_s - min(_AHEAD_S, left_s / 2)
+        self._end = self._clock.time() + left_s
+        self._due = self._end - min(_AHEAD_S, left_s / 2)
 
     async def _call(self) -> object:
         """What the provider says; one that is not async may block, and has a thread for it."""

@@ -13,8 +13,9 @@ import msgspec
 from msgspec import Struct
 
 from asyncllm.dialect.lenient import convert, decode
-from asyncllm.dialect.replies import WireLogprobs, WireToken, read_logprobs
+from asyncllm.dialect.replies import read_logprobs
 from asyncllm.dialect.responses.requests import DIALECT
+from asyncllm.dialect.wire import WireLogprobs, WireToken
 from asyncllm.errors import ResponseValidationError
 from asyncllm.events import (
     Event,

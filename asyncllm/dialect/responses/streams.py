@@ -19,7 +19,6 @@ import msgspec
 from msgspec import Struct
 
 from asyncllm.dialect.lenient import decode
-from asyncllm.dialect.replies import WireToken
 from asyncllm.dialect.responses.replies import (
     Reasons,
     WireItem,
@@ -34,6 +33,7 @@ from asyncllm.dialect.responses.replies import (
     read_usage,
 )
 from asyncllm.dialect.streams import is_keep_alive
+from asyncllm.dialect.wire import WireToken
 from asyncllm.errors import ResponseValidationError
 from asyncllm.events import (
     Event,
