@@ -328,16 +328,15 @@ class _Fold:
         trail = self.trail
         response = self._collector.response(trail.backend)
         usage = response.usage
-        told_usd = usage.cost_usd  # by the service itself, which wins over any price
+        charged = usage.cost_usd is not None  # by the service's own word, which wins over any price
         tariff = self._candidates[0].tariff if len(self._candidates) == 1 else self._tariff()
-        price = None if tariff is None or told_usd is not None else tariff.price(response.model)
-        if not (price or told_usd is not None or trail.failures or trail.queue_s or trail.cached or trail.abandoned):
+        price = None if tariff is None or charged else tariff.price(response.model)
+        if not (price or charged or trail.failures or trail.queue_s or trail.cached or trail.abandoned):
             return response
         if trail.abandoned and usage.input_tokens is not None:
             usage = replace(usage, input_tokens=usage.input_tokens * (1 + trail.abandoned))
-        if price is not None or told_usd is not None:
-            charged_usd = told_usd if price is None else price.cost_usd(usage)
-            trail.cost_usd = 0.0 if trail.cached else charged_usd
+        if price or charged:
+            trail.cost_usd = 0.0 if trail.cached else price.cost_usd(usage) if price else usage.cost_usd
         return replace(
             response,
             usage=usage,
@@ -349,8 +348,7 @@ class _Fold:
 
     def _tariff(self) -> Tariff | None:
         """That of the candidate which answered."""
-        asked = self.trail.request
-        return next((one.tariff for one in self._candidates if one.request is asked), None)
+        return next((one.tariff for one in self._candidates if one.request is self.trail.request), None)
 
     async def fail(self, error: BaseException) -> BaseException:
         """The call ends with `error`. Returns what the caller is to get."""

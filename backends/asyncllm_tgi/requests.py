@@ -28,7 +28,7 @@ _COMPLETION = _BOTH | {"complete", "top_k", "repetition_penalty"}
 # TGI's chat route reads `presence_penalty` as a repetition penalty, and `n` and `logit_bias` not at all.
 _CHAT = _BOTH | {"chat", "tools", "tool_choice", "image parts"}
 _STOPS = 4
-_FLAVOR = Flavor(reasoning_content=False)
+_FLAVOR = Flavor(reasoning="")
 
 
 def check(request: Request, *, backend: str) -> None:

@@ -128,7 +128,7 @@ async def test_row_019_nobody_there_is_not_alive() -> None:
         assert not await client.is_alive()
 
 
-async def test_row_020_partly_azure_counts_a_prompt_by_a_tokenizer_against_a_table() -> None:
+async def test_row_020_azure_counts_a_prompt_by_a_tokenizer_against_a_table() -> None:
     transport = ScriptedTransport()
     options = {"tokenizer": str.split}
     async with Client(
