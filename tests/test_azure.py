@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import asyncllm
-from asyncllm import Client, ConfigError, Message, TextDelta
+from asyncllm import Client, ConfigError, MediaFile, Message, TextDelta
 from asyncllm.testing import (
     FaultyServer,
     ManualClock,
@@ -162,6 +162,48 @@ async def test_the_responses_api_is_no_part_of_a_deployment_and_is_told_its_name
     assert (request.path, request.json()["model"]) == (path, "prod-1")
     assert request.headers["api-key"] == KEY
     assert reply.text == "hello"
+
+
+SOUND = MediaFile(b"RIFF", name="a.wav", media_type="audio/wav")
+PNG = MediaFile(b"\x89PNG", name="a.png", media_type="image/png")
+MEDIA: dict[str, tuple[str, Callable[[Client], Any], bytes]] = {
+    "transcribe": ("audio/transcriptions", lambda client: client.transcribe(SOUND), b'{"text":"hello"}'),
+    "speak": ("audio/speech", lambda client: client.speak("hello", voice="alloy"), b"ID3"),
+    "generate_image": (
+        "images/generations",
+        lambda client: client.generate_image("a cat"),
+        b'{"data":[{"b64_json":"aQ=="}]}',
+    ),
+    "edit_image": ("images/edits", lambda client: client.edit_image(PNG, "a cat"), b'{"data":[{"b64_json":"aQ=="}]}'),
+}
+
+
+@pytest.mark.parametrize("surface", ["dated", "v1"])
+@pytest.mark.parametrize("name", MEDIA)
+async def test_sound_and_pictures_are_made_by_their_deployment(name: str, surface: str) -> None:
+    path, ask, body = MEDIA[name]
+    options = {"deployments": {"gpt-4o": "prod-1"}} | ({"api_version": "v1"} if surface == "v1" else {})
+    headers = {"Content-Type": "audio/mpeg" if name == "speak" else "application/json"}
+    async with serving([Status(200, headers, body)], options=options) as (server, client):
+        await ask(client)
+
+    (request,) = server.requests
+    if surface == "v1":
+        assert request.path == f"/openai/v1/{path}"
+        assert b"prod-1" in request.body
+    else:
+        assert request.path == f"/openai/deployments/prod-1/{path}?api-version=2024-10-21"
+    assert request.headers["api-key"] == KEY
+
+
+async def test_what_azure_does_not_offer_is_no_call_of_it() -> None:
+    async with serving() as (server, client):
+        with pytest.raises(asyncllm.UnsupportedError):
+            await client.moderate("hi")
+        with pytest.raises(asyncllm.UnsupportedError):
+            await client.rerank("hi", ["a"])
+
+    assert not server.requests
 
 
 BAD: list[tuple[str, dict[str, Any]]] = [

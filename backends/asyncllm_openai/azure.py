@@ -21,18 +21,33 @@ from urllib.parse import quote
 
 import msgspec
 
-from asyncllm.backend import About, Backend, Config, Context, EmbedRequest, HttpCall, Secret
+from asyncllm.backend import (
+    About,
+    Backend,
+    Config,
+    Context,
+    EmbedRequest,
+    HttpCall,
+    ImageRequest,
+    MediaEvents,
+    MediaRequest,
+    Secret,
+    SpeechRequest,
+    TranscribeRequest,
+)
 from asyncllm.dialect import Flavor
 from asyncllm.errors import ConfigError
 from asyncllm.exchange import Exchange
+from asyncllm.media import Images, Speech, Transcript
 from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request
 from asyncllm_openai.backend import CHAT, OpenAI, Service
 from asyncllm_openai.counting import Counter, counter
+from asyncllm_openai.offered import offered
 from asyncllm_openai.tokens import Authorized, Tokens
 
 __all__ = ["Azure", "about", "connect"]
 
-R = TypeVar("R", Request, EmbedRequest)
+R = TypeVar("R", bound=Request | EmbedRequest | MediaRequest)
 
 _VERSION = "2024-10-21"  # the last one with a date that is no preview
 _RENAMED = "2024-09-01"  # from here on there are `max_completion_tokens` and `stream_options`
@@ -47,6 +62,7 @@ _OF_DEPLOYMENTS = frozenset(
         "/embeddings", "/images/edits", "/images/generations",
     }
 )  # fmt: skip
+_CALLS = ("chat", "complete", "embed", "list_models", "transcribe", "speak", "generate_image", "edit_image")
 _OPTIONS = ("ad_token", "api", "api_version", "context_tokens", "deployments", "token_provider", "tokenizer")
 
 
@@ -60,7 +76,9 @@ def connect(config: Config, context: Context, /) -> Backend:
     `api="responses"`, which goes to the `v1` surface where no version is set.
     """
     count = counter(config)
-    return Azure(config, context) if count is None else _CountingAzure(config, context, count)
+    if count is None:
+        return offered(Azure(config, context), _CALLS)
+    return offered(_CountingAzure(config, context, count), (*_CALLS, "check_prompt"))
 
 
 def about(_: str, /) -> About:
@@ -68,7 +86,7 @@ def about(_: str, /) -> About:
     return About(
         summary="Azure OpenAI deployments",
         variables=("AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN", "AZURE_OPENAI_ENDPOINT", "OPENAI_API_VERSION"),
-        calls=("chat", "complete", "embed", "list_models"),
+        calls=_CALLS,
     )
 
 
@@ -98,6 +116,30 @@ class Azure(OpenAI):
     async def embed(self, request: EmbedRequest, /) -> Embeddings:
         """Embed texts in one call. Raises `ConfigError` for a model that `deployments` does not name."""
         return await super().embed(self._named(request))
+
+    async def transcribe(self, request: TranscribeRequest, /) -> Transcript:
+        """See `OpenAI`; this and the calls below go to the deployment of their model."""
+        return await super().transcribe(self._named(request))
+
+    async def speak(self, request: SpeechRequest, /) -> Speech:
+        """See `OpenAI`."""
+        return await super().speak(self._named(request))
+
+    def open_speech(self, request: SpeechRequest, /) -> MediaEvents:
+        """See `OpenAI`."""
+        return super().open_speech(self._named(request))
+
+    async def generate_image(self, request: ImageRequest, /) -> Images:
+        """See `OpenAI`."""
+        return await super().generate_image(self._named(request))
+
+    async def edit_image(self, request: ImageRequest, /) -> Images:
+        """See `OpenAI`."""
+        return await super().edit_image(self._named(request))
+
+    def open_image(self, request: ImageRequest, /) -> MediaEvents:
+        """See `OpenAI`."""
+        return super().open_image(self._named(request))
 
     async def list_models(self) -> Sequence[ModelInfo]:
         """What `deployments` names; without it, the models that the service says the resource could use."""

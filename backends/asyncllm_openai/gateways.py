@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from asyncllm.backend import About, Backend, Config, Context, Secret
 from asyncllm.errors import ConfigError
 from asyncllm_openai.backend import OpenAI, Service
+from asyncllm_openai.offered import offered
 from asyncllm_openai.table import GATEWAYS, Gateway
 
-__all__ = ["about", "connect", "offered", "service"]
+__all__ = ["about", "connect", "service"]
 
 
 def connect(config: Config, context: Context, /) -> Backend:
@@ -24,7 +25,8 @@ def connect(config: Config, context: Context, /) -> Backend:
     """
     row = GATEWAYS[config.backend]
     url = config.url(context.env, row.address, row.url)
-    return offered(OpenAI(config, context, service(row, config, context.env, url)), row)
+    server = OpenAI(config, context, service(row, config, context.env, url))
+    return offered(server, row.calls, alive=bool(row.probe))
 
 
 def about(name: str, /) -> About:
@@ -62,21 +64,3 @@ def _find_key(config: Config, env: Mapping[str, str], row: Gateway) -> Secret | 
             field="api_key",
         )
     return None
-
-
-def offered(server: OpenAI, row: Gateway) -> Backend:
-    """`server` with no more methods than the service has calls."""
-    return _Offered(server, row)
-
-
-class _Offered:
-    """The part of OpenAI's API that a service has: what it lacks is no method here, so that nobody asks for it."""
-
-    def __init__(self, server: OpenAI, row: Gateway) -> None:
-        self.open = server.open
-        self.aclose = server.aclose
-        for call in row.calls:
-            if call not in ("chat", "complete"):  # which `open` serves
-                setattr(self, call, getattr(server, call))
-        if row.probe:
-            self.is_alive = server.is_alive

@@ -19,6 +19,7 @@ from asyncllm.exchange import Exchange
 from asyncllm.types import Request
 from asyncllm_openai import gateways
 from asyncllm_openai.backend import OpenAI
+from asyncllm_openai.offered import offered
 from asyncllm_openai.table import GATEWAYS
 
 __all__ = ["about", "connect"]
@@ -34,7 +35,8 @@ def connect(config: Config, context: Context, /) -> Backend:
     row = GATEWAYS["scaleway"]
     url = config.url(context.env, row.address, _of_project(config, context.env))
     service = gateways.service(row, config, context.env, url)
-    return gateways.offered(_Scaleway(config, context, msgspec.structs.replace(service, options=("project_id",))), row)
+    server = _Scaleway(config, context, msgspec.structs.replace(service, options=("project_id",)))
+    return offered(server, row.calls)
 
 
 def about(_: str, /) -> About:
