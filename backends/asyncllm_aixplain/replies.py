@@ -16,7 +16,8 @@ from msgspec import Struct, field
 from asyncllm.backend import HttpCall
 from asyncllm.dialect import read_reply
 from asyncllm.dialect.lenient import decode
-from asyncllm.dialect.replies import WireReply, WireUsage, choice_events, finished, read_usage
+from asyncllm.dialect.replies import choice_events, finished, read_usage
+from asyncllm.dialect.wire import WireReply, WireUsage
 from asyncllm.errors import APIStatusError, ResponseValidationError
 from asyncllm.events import Event, Finished, Started, TextDelta, UsageReport
 from asyncllm.exchange import EventDecoder
