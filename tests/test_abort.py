@@ -232,7 +232,7 @@ async def over_http() -> AsyncGenerator[Place]:
         return [Sse(openai_chunks(["a"] * 3, finish=None), "stall")] if b'"stream":true' in request.body else [Stall()]
 
     async with FaultyServer(serve) as server:
-        async with Client(model="openai:m", base_url=server.url, env={}, retry=None) as client:
+        async with Client(model="openai:m", base_url=server.url, env={}, retry=None, price_library=False) as client:
             yield Place(client, lambda: any(request.aborted_s is None for request in server.requests))
 
 

@@ -29,7 +29,7 @@ import asyncio, gc, os, sys, threading
 import asyncllm
 
 def make():
-    return asyncllm.Client(model="openai:x", base_url=sys.argv[1], env={}, retry=None)
+    return asyncllm.Client(model="openai:x", base_url=sys.argv[1], env={}, retry=None, price_library=False)
 """
 
 
