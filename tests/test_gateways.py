@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -119,6 +120,51 @@ async def test_a_gateway_streams_and_answers_over_a_socket(name: str) -> None:
     async with FaultyServer(answer) as server, Client(model=f"{name}:m", base_url=server.url, api_key="k") as client:
         assert (await client.chat("hi")).text == "hello"
         assert [text async for text in client.stream_text("hi")] == ["hel", "lo"]
+
+
+async def speech(client: Client) -> None:
+    await client.speak("hello", voice="one")
+
+
+async def picture(client: Client) -> None:
+    await client.generate_image("a cat")
+
+
+async def transcript(client: Client) -> None:
+    await client.transcribe(b"RIFF")
+
+
+async def ranking(client: Client) -> None:
+    await client.rerank("cats", ["a dog", "a cat"])
+
+
+SPOKEN: list[tuple[str, Callable[[Client], Awaitable[None]], str, bytes]] = [
+    ("groq", transcript, "/audio/transcriptions", b'{"text": "hello"}'),
+    ("llama-server", ranking, "/rerank", b'{"results": [{"index": 1, "relevance_score": 0.9}]}'),
+    ("mistral", transcript, "/audio/transcriptions", b'{"text": "hello"}'),
+    ("scaleway", transcript, "/audio/transcriptions", b'{"text": "hello"}'),
+    ("together", picture, "/images/generations", b'{"data": [{"url": "https://pictures.example/1"}]}'),
+    ("together", ranking, "/rerank", b'{"results": [{"index": 1, "relevance_score": 0.9}]}'),
+    ("together", speech, "/audio/speech", b"RIFF"),
+    ("vllm-server", ranking, "/rerank", b'{"results": [{"index": 1, "relevance_score": 0.9}]}'),
+    ("vllm-server", transcript, "/audio/transcriptions", b'{"text": "hello"}'),
+]
+
+
+@pytest.mark.parametrize(("name", "call", "path", "body"), SPOKEN, ids=lambda value: getattr(value, "__name__", None))
+async def test_sound_pictures_and_ranking_go_to_the_gateway_that_has_them(
+    name: str, call: Callable[[Client], Awaitable[None]], path: str, body: bytes
+) -> None:
+    kind = "audio/mpeg" if path == "/audio/speech" else "application/json"
+    async with (
+        FaultyServer([Status(200, {"Content-Type": kind}, body)]) as server,
+        Client(model=f"{name}:m", base_url=f"{server.url}/v1", api_key="sk-its-own") as client,
+    ):
+        await call(client)
+
+    (request,) = server.requests
+    assert request.path == f"/v1{path}"
+    assert request.headers["authorization"] == "Bearer sk-its-own"
 
 
 REFUSED: list[tuple[str, str, dict[str, Any]]] = [

@@ -84,7 +84,8 @@ _ROWS = (
     ),
     Gateway(
         name="groq", summary="Groq", url="https://api.groq.com/openai/v1",
-        keys=("GROQ_API_KEY",), address="GROQ_BASE_URL", flavor=_NEW, lacks=_MEDIA | _PROBS | {"logit_bias", "n"},
+        keys=("GROQ_API_KEY",), address="GROQ_BASE_URL", calls=(*_CHAT, "transcribe"), flavor=_NEW,
+        lacks=_MEDIA | _PROBS | {"logit_bias", "n"},
     ),
     Gateway(
         name="huggingface", summary="Hugging Face's router of inference providers",
@@ -92,7 +93,8 @@ _ROWS = (
     ),
     Gateway(
         name="mistral", summary="Mistral AI", url="https://api.mistral.ai/v1",
-        keys=("MISTRAL_API_KEY",), address="MISTRAL_BASE_URL", calls=("chat", "embed", "list_models"), extended=True,
+        keys=("MISTRAL_API_KEY",), address="MISTRAL_BASE_URL", extended=True,
+        calls=("chat", "embed", "list_models", "transcribe"),
         lacks=_MEDIA | _PROBS | {"logit_bias"},
         flavor=Flavor(
             include_usage=False, reasoning="thinking", required="any", no_content="",
@@ -129,12 +131,13 @@ _ROWS = (
     ),
     Gateway(
         name="scaleway", summary="Scaleway Generative APIs", url=None,
-        keys=("SCALEWAY_API_KEY",), address="SCALEWAY_BASE_URL", calls=("chat", "embed", "list_models"),
+        keys=("SCALEWAY_API_KEY",), address="SCALEWAY_BASE_URL",
+        calls=("chat", "embed", "list_models", "transcribe"),
         lacks=frozenset({"file parts", "logit_bias", "n"}),
     ),
     Gateway(
         name="together", summary="Together AI", url="https://api.together.xyz/v1",
-        keys=("TOGETHER_API_KEY",), address="TOGETHER_BASE_URL", calls=_ALL,
+        keys=("TOGETHER_API_KEY",), address="TOGETHER_BASE_URL", calls=(*_ALL, "speak", "generate_image", "rerank"),
         lacks=_MEDIA | _PROBS, also=_OPEN,  # its logprobs are a number
     ),
     Gateway(
@@ -144,7 +147,7 @@ _ROWS = (
     # -- on a machine of one's own -----------------------------------------------------------------------------------
     Gateway(
         name="llama-server", summary="llama.cpp's server", url="http://localhost:8080/v1",
-        keys=("LLAMA_API_KEY",), address="LLAMA_SERVER_BASE_URL", needs_key=False, calls=_ALL,
+        keys=("LLAMA_API_KEY",), address="LLAMA_SERVER_BASE_URL", needs_key=False, calls=(*_ALL, "rerank"),
         also=_OPEN | {"ignore_eos", "Grammar"}, lacks=frozenset({"file parts"}),
         flavor=Flavor(names={"repetition_penalty": "repeat_penalty"}),
     ),

@@ -9,12 +9,21 @@ from contextlib import AbstractAsyncContextManager
 import msgspec
 from msgspec import Struct
 
-from asyncllm.backend import Config, Context, EmbedRequest, HttpCall, require_supported
+from asyncllm.backend import (
+    Config,
+    Context,
+    EmbedRequest,
+    HttpCall,
+    RerankRequest,
+    TranscribeRequest,
+    require_supported,
+)
 from asyncllm.dialect import write_chat, write_completion
 from asyncllm.dialect.lenient import decode
 from asyncllm.errors import ConfigError, NotFoundError
 from asyncllm.events import Events
 from asyncllm.exchange import Prepared
+from asyncllm.media import Ranking, Transcript
 from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Timeouts
 from asyncllm_openai.backend import OpenAI
 from asyncllm_openai.vllm_constraints import Spelling, constrained
@@ -87,6 +96,18 @@ class VLLMServer:
         if self._verify:
             await self._check_model(request.model)
         return await self._server.embed(request)
+
+    async def transcribe(self, request: TranscribeRequest, /) -> Transcript:
+        """See `asyncllm.backend.Transcriber`. For a server of a model that hears."""
+        if self._verify:
+            await self._check_model(request.model)
+        return await self._server.transcribe(request)
+
+    async def rerank(self, request: RerankRequest, /) -> Ranking:
+        """See `asyncllm.backend.Reranker`. For a server of a model that scores."""
+        if self._verify:
+            await self._check_model(request.model)
+        return await self._server.rerank(request)
 
     async def check_prompt(self, request: Request, /) -> PromptCheck:
         """Count by the server's tokenizer, chat template and tools included; see `asyncllm.backend.PromptChecker`."""

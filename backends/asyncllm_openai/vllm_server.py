@@ -30,5 +30,5 @@ def about(_: str, /) -> About:
     return About(
         summary="vLLM's own server",
         variables=("VLLM_API_KEY", "VLLM_BASE_URL"),
-        calls=("chat", "complete", "embed", "check_prompt", "list_models"),
+        calls=("chat", "complete", "embed", "check_prompt", "list_models", "transcribe", "rerank"),
     )
