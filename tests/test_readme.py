@@ -15,9 +15,9 @@ import pytest
 
 from asyncllm.cli.backends import markdown
 from asyncllm.registry import Registry
-from asyncllm.testing import Chunk, FaultyServer, Op, SeenRequest, Status
+from asyncllm.testing import Chunk, FaultyServer, Op, SeenRequest, Status, openai_reply
 from asyncllm.testing.conformance import OpenAIDialect
-from asyncllm.types import ToolCall
+from asyncllm.types import ToolCall, Usage
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
@@ -66,7 +66,7 @@ def test_every_python_block_compiles() -> None:
 
     for source in blocks:
         compile(source, "README.md", "exec")
-    assert len(blocks) == 7
+    assert len(blocks) == 10
 
 
 def test_the_block_for_a_budget_says_what_was_spent(tmp_path: Path) -> None:
@@ -150,6 +150,40 @@ async def test_the_tools_are_called_whole_and_streamed(site: Path) -> None:
     assert re.search(r"weather \{\"city\":\"Rome\",\"sky\":\"sunny\"\} 0\.\d+ s", done.stdout)
     assert done.stdout.startswith("Sunny.")
     assert done.stdout.rstrip().endswith("2")
+
+
+def reply_of_media(request: SeenRequest) -> Sequence[Op]:
+    """What OpenAI would answer to the calls of the page."""
+    if request.path == "/v1/audio/speech":
+        return [Status(200, {"Content-Type": "audio/mpeg"}, b"ID3")]
+    said = {
+        "/v1/audio/transcriptions": {"text": "hello", "duration": 2.0, "words": []},
+        "/v1/images/generations": {"data": [{"b64_json": "UE5H"}]},
+        "/v1/embeddings": {"data": [{"index": index, "embedding": [0.5]} for index in range(2)]},
+        "/v1/moderations": {"results": [{"flagged": False, "categories": {}, "category_scores": {}}]},
+    }
+    return [Status(200, {"Content-Type": "application/json"}, json.dumps(said[request.path]).encode())]
+
+
+async def test_sound_and_pictures_come_and_go(site: Path) -> None:
+    (site / "speech.wav").write_bytes(b"RIFF")
+    async with FaultyServer(reply_of_media) as server:
+        env = {"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": "sk-readme"}
+        done = await asyncio.to_thread(run, site, "-c", block("python", "stream_speech"), **env)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("hello 2.0 ")
+    assert len(server.requests) == 5
+
+
+async def test_what_a_call_cost_is_told_and_added_up(site: Path) -> None:
+    usage = Usage(input_tokens=1000, output_tokens=1000)
+    async with FaultyServer([Status(200, {}, openai_reply("hello", usage=usage, model="gpt-4.1"))]) as server:
+        env = {"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": "sk-readme"}
+        done = await asyncio.to_thread(run, site, "-c", block("python", "asyncllm.Totals()"), **env)
+
+    assert done.stderr == ""
+    assert done.stdout == "gpt-4.1: 0.01\n0.01 0.01\n"
 
 
 def test_the_table_of_backends_is_what_they_tell_of_themselves() -> None:
