@@ -6,6 +6,7 @@ A chat is a stream that is folded: there is one path, whether the answer is want
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import msgspec
 from msgspec import UNSET
 
 from asyncllm.backend import Backend, Clock, Embedder, EmbedRequest, Health, Models, PromptChecker, Secret, Transport
-from asyncllm.backend.optional import ModelGetter
+from asyncllm.backend.optional import ModelGetter, find_model
 from asyncllm.budgets import Budget
 from asyncllm.cache import Cache, Guarded
 from asyncllm.calls import CallOptions, Model, Prompt, chat_request, completion_request, output_of, repairs_of
@@ -284,16 +285,20 @@ class Client(MediaCalls):
         return await self._once("list_models", target, request, place.backend.list_models)
 
     async def get_model(self, model: Model | None = None) -> ModelInfo:
-        """What a backend says of one model, by its id or else its name.
+        """What a backend says of one model: by its id, and where the backend can look that up, by its name.
 
         Raises as `list_models` does, and `NotFoundError` for none.
         """
         target = self._target(model)
         backend = target.place.backend
-        if not isinstance(backend, ModelGetter):
+        if isinstance(backend, ModelGetter):
+            find = backend.get_model
+        elif isinstance(backend, Models):
+            find = functools.partial(find_model, backend)
+        else:
             raise lacking(target, "get_model")
         request = Request(model=target.model, timeouts=self._timeouts)
-        return await self._once("get_model", target, request, lambda: backend.get_model(target.model))
+        return await self._once("get_model", target, request, lambda: find(target.model))
 
     async def aclose(self) -> None:
         """Stop what is running and free connections, processes and memory. Idempotent.

@@ -325,3 +325,14 @@ async def test_advice_on_retrying_in_a_good_reply_changes_nothing(word: str) -> 
         assert (await client.chat(PROMPT)).text == "Hello"
 
     assert len(server.requests) == 1
+
+
+async def test_one_model_is_found_in_the_list_by_its_id() -> None:
+    listed = b'{"data": [{"id": "small", "owned_by": "acme"}, {"id": "large/one", "max_model_len": 4096}]}'
+    async with FaultyServer([Status(200, {}, listed)]) as server:
+        async with Client(model="openai:large/one", base_url=f"{server.url}/v1", env={}) as client:
+            found = await client.get_model()
+            with pytest.raises(asyncllm.NotFoundError, match="'none'"):
+                await client.get_model("openai:none")
+
+    assert (found.id, found.context_tokens) == ("large/one", 4096)

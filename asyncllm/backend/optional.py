@@ -7,9 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from msgspec import UNSET, UnsetType
 
+from asyncllm.errors import NotFoundError
 from asyncllm.types import Embeddings, ModelInfo, Noun, PromptCheck, Request, Timeouts
 
-__all__ = ["EmbedRequest", "Embedder", "Health", "ModelGetter", "Models", "PromptChecker"]
+__all__ = ["EmbedRequest", "Embedder", "Health", "ModelGetter", "Models", "PromptChecker", "find_model"]
 
 
 class EmbedRequest(Noun, frozen=True, kw_only=True):
@@ -68,3 +69,11 @@ class ModelGetter(Protocol):
     async def get_model(self, id_or_name: str, /) -> ModelInfo:
         """The one model of that id, or else of that name. Raises `NotFoundError`, `APIError`."""
         ...
+
+
+async def find_model(backend: Models, id_: str) -> ModelInfo:
+    """The model of that id among those that `backend` lists. Raises `NotFoundError`, `APIError`."""
+    for model in await backend.list_models():
+        if model.id == id_:
+            return model
+    raise NotFoundError(f"no model of the id {id_[:100]!r} is listed", status=404)
