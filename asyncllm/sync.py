@@ -38,6 +38,7 @@ from asyncllm.toolruns.rounds import ToolOptions, ToolRun
 from asyncllm.toolruns.stream import ToolEvent
 from asyncllm.toolruns.stream import ToolStream as AsyncToolStream
 from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Response, Timeouts
+from asyncllm.waiting import WaitingStream, next_of
 
 __all__ = ["Client", "Stream", "TextStream", "ToolStream"]
 
@@ -256,26 +257,13 @@ class Client(WaitingMediaCalls):
         self.close()
 
 
-class Stream:
+class Stream(WaitingStream[Event]):
     """The events of one call: iterate inside `with`; `response` is complete after the loop."""
 
     def __init__(self, runner: _Runner, stream: AsyncStream) -> None:
-        self._runner = runner
+        super().__init__(runner, stream)
+        self._runner: _Runner = runner
         self._stream = stream
-
-    def __enter__(self) -> Self:
-        self._runner.run(self._stream.__aenter__)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._runner.run(lambda: self._stream.__aexit__(None, None, None))
-
-    def __iter__(self) -> Iterator[Event]:
-        events = aiter(self._stream)
-        while (event := self._runner.run(lambda: _next(events))) is not None:
-            yield event
 
     @property
     def response(self) -> Response:
@@ -291,33 +279,19 @@ class Stream:
         """`partial` after each piece of the answer that changed it."""
         values = self._stream.objects()
         try:
-            while (value := self._runner.run(lambda: _next(values, _END))) is not _END:
+            while (value := self._runner.run(lambda: next_of(values, _END))) is not _END:
                 yield value
         finally:
             if not self._runner.closed:
                 self._runner.run(values.aclose)
 
 
-class ToolStream:
+class ToolStream(WaitingStream[ToolEvent]):
     """The events of a run: iterate inside `with`; `run` is complete after the loop."""
 
     def __init__(self, runner: _Runner, stream: AsyncToolStream) -> None:
-        self._runner = runner
+        super().__init__(runner, stream)
         self._stream = stream
-
-    def __enter__(self) -> Self:
-        self._runner.run(self._stream.__aenter__)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._runner.run(lambda: self._stream.__aexit__(None, None, None))
-
-    def __iter__(self) -> Iterator[ToolEvent]:
-        events = aiter(self._stream)
-        while (event := self._runner.run(lambda: _next(events))) is not None:
-            yield event
 
     @property
     def run(self) -> ToolRun:
@@ -334,7 +308,7 @@ class TextStream:
 
     def __iter__(self) -> Iterator[str]:
         try:
-            while (text := self._runner.run(lambda: _next(self._stream))) is not None:
+            while (text := self._runner.run(lambda: next_of(self._stream))) is not None:
                 yield text
         finally:
             self.close()
@@ -356,8 +330,3 @@ class TextStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-async def _next(items: Any, end: object = None) -> Any:
-    # A StopAsyncIteration does not pass through a future.
-    return await anext(items, end)

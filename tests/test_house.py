@@ -38,6 +38,7 @@ FLOOR = {
     "totals": 1,
     "trail": 1,
     "typed": 1,
+    "waiting": 1,
     "watchdog": 1,
     "budgets": 2,
     "cache": 2,

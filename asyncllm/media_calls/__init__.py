@@ -15,7 +15,7 @@ from asyncllm.media_calls.options import (
     Upload,
 )
 from asyncllm.media_calls.streams import ImageStream, MediaStream, SpeechStream
-from asyncllm.media_calls.waiting import WaitingMediaCalls, WaitingStream
+from asyncllm.media_calls.waiting import WaitingMedia, WaitingMediaCalls
 
 __all__ = [
     "ImageOptions",
@@ -29,6 +29,6 @@ __all__ = [
     "SpeechStream",
     "TranscribeOptions",
     "Upload",
+    "WaitingMedia",
     "WaitingMediaCalls",
-    "WaitingStream",
 ]

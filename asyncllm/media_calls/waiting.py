@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar, Unpack
+from collections.abc import Sequence
+from typing import TypeVar, Unpack
 
 from asyncllm.media import ImageFrame, Images, Moderation, Ranking, Speech, Transcript
 from asyncllm.media_calls.calls import MediaCalls
@@ -21,18 +20,11 @@ from asyncllm.media_calls.options import (
 )
 from asyncllm.media_calls.streams import MediaStream
 from asyncllm.types import ImagePart, TextPart, Usage
+from asyncllm.waiting import Runner, WaitingStream
 
-__all__ = ["WaitingMediaCalls", "WaitingStream"]
+__all__ = ["WaitingMedia", "WaitingMediaCalls"]
 
 T = TypeVar("T")
-
-
-class Runner(Protocol):
-    """Who awaits things on the background loop."""
-
-    def run(self, call: Callable[[], Awaitable[T]], /) -> T:
-        """Await `call()` over there and return its result here."""
-        ...
 
 
 class WaitingMediaCalls(ABC):
@@ -53,14 +45,14 @@ class WaitingMediaCalls(ABC):
         client, runner = self._over_there()
         return runner.run(lambda: client.speak(text, **options))
 
-    def stream_speech(self, text: str | Dialogue, **options: Unpack[SpeechOptions]) -> WaitingStream[bytes]:
+    def stream_speech(self, text: str | Dialogue, **options: Unpack[SpeechOptions]) -> WaitingMedia[bytes]:
         """Make sound and have its bytes as they come: `with client.stream_speech(...) as stream:`."""
         client, runner = self._over_there()
 
         async def make() -> MediaStream[bytes]:
             return client.stream_speech(text, **options)
 
-        return WaitingStream(runner, runner.run(make))
+        return WaitingMedia(runner, runner.run(make))
 
     def generate_image(self, prompt: str, **options: Unpack[ImageOptions]) -> Images:
         """Make pictures of a prompt."""
@@ -87,14 +79,14 @@ class WaitingMediaCalls(ABC):
         mask: Upload | None = None,
         partial_images: int = 2,
         **options: Unpack[ImageOptions],
-    ) -> WaitingStream[ImageFrame]:
+    ) -> WaitingMedia[ImageFrame]:
         """Make or change pictures and see them come: `with client.stream_image(...) as stream:`."""
         client, runner = self._over_there()
 
         async def make() -> MediaStream[ImageFrame]:
             return client.stream_image(prompt, images=images, mask=mask, partial_images=partial_images, **options)
 
-        return WaitingStream(runner, runner.run(make))
+        return WaitingMedia(runner, runner.run(make))
 
     def moderate(
         self, content: str | Sequence[str | TextPart | ImagePart], **options: Unpack[MediaOptions]
@@ -113,26 +105,12 @@ class WaitingMediaCalls(ABC):
         """The asynchronous client, and who awaits its calls."""
 
 
-class WaitingStream(Generic[T]):
+class WaitingMedia(WaitingStream[T]):
     """The pieces of one call: iterate inside `with`."""
 
     def __init__(self, runner: Runner, stream: MediaStream[T]) -> None:
-        self._runner = runner
+        super().__init__(runner, stream)
         self._stream = stream
-
-    def __enter__(self) -> Self:
-        self._runner.run(self._stream.__aenter__)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._runner.run(lambda: self._stream.__aexit__(None, None, None))
-
-    def __iter__(self) -> Iterator[T]:
-        pieces = aiter(self._stream)
-        while (piece := self._runner.run(lambda: _next(pieces))) is not None:
-            yield piece
 
     @property
     def usage(self) -> Usage:
@@ -143,8 +121,3 @@ class WaitingStream(Generic[T]):
     def cost_usd(self) -> float | None:
         """US dollars, or `None` where no price is known."""
         return self._stream.cost_usd
-
-
-async def _next(pieces: AsyncIterator[T]) -> T | None:
-    # A StopAsyncIteration does not pass through a future.
-    return await anext(pieces, None)
