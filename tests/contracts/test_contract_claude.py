@@ -50,7 +50,7 @@ async def read(client: Client, **options: Any) -> Response:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_row_071_partly_the_system_text_is_sent_once_and_the_callers_list_is_unchanged(way: str) -> None:
+async def test_row_071_the_system_text_is_sent_once_and_the_callers_list_is_unchanged(way: str) -> None:
     messages = [Message("user", "Hello")]
     before = list(messages)
     async with serving(way) as (server, client):
@@ -127,7 +127,7 @@ async def test_row_080_text_and_tool_calls_come_together() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_row_082_partly_pieces_of_arguments_are_merged_by_their_place(way: str) -> None:
+async def test_row_082_pieces_of_arguments_are_merged_by_their_place(way: str) -> None:
     first, second = call(0, "t1", "look_up", '{"wo', 'rd": 1}'), call(1, "t2", "look_up", '{"n"', ": 2}")
     in_turns = [event for pair in zip(first, second, strict=True) for event in pair]
     async with serving(way, streams(start(), *in_turns, *stop("tool_use"))) as (_, client):

@@ -82,7 +82,7 @@ async def test_row_071_the_system_text_goes_first_and_once_a_round_and_the_calle
     assert [message.role for message in run.messages].count("system") == 1
 
 
-async def test_row_080_partly_text_and_tool_calls_come_together() -> None:
+async def test_row_080_text_and_tool_calls_come_together() -> None:
     asks = reply("Let me see.", call(1, "weather", '{"city":"Rome"}'), call(2, "weather", '{"city":"Oslo"}'))
 
     async with serving(asks) as (server, client):
