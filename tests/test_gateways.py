@@ -60,7 +60,8 @@ async def sent(name: str, prompt: Any = "hi", **options: Any) -> dict[str, Any]:
 def test_every_row_is_registered_and_expected_here() -> None:
     registered = {plugin.name for plugin in Registry().plugins() if plugin.target == "asyncllm_openai.gateways:connect"}
 
-    assert registered == set(EXPECTED) == GATEWAYS.keys() - {"scaleway"}
+    assert set(EXPECTED) == GATEWAYS.keys() - {"scaleway"}
+    assert registered == EXPECTED.keys() - {"llama-server"}  # which is more than a row
 
 
 @pytest.mark.parametrize("name", EXPECTED)

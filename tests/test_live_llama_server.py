@@ -1,4 +1,4 @@
-"""llama.cpp's own server with the small real model, driven by plain `openai`."""
+"""llama.cpp's own server with the small real model, driven by plain `openai`, and counted by `llama-server`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator
 import pytest
 
 import asyncllm
-from asyncllm import Client, Grammar, JsonSchema, Message, TextDelta, Tool, ToolCall
+from asyncllm import Client, Grammar, JsonSchema, Message, Request, TextDelta, Tool, ToolCall
+from asyncllm.backend import PromptChecker
 
 pytest_plugins = ["live_servers"]
 pytestmark = pytest.mark.skipif(
@@ -112,3 +113,24 @@ async def test_a_prompt_that_is_too_long_is_told_as_that(client: Client) -> None
         await client.chat("word " * 3000)
 
     assert (caught.value.status, caught.value.retryable) == (400, False)
+
+
+async def test_a_prompt_is_counted_as_the_server_counts_it(llama_server: str) -> None:
+    from live_servers import LLAMA_CONTEXT  # not above: pytest has to load that file first
+
+    async with Client(model="llama-server:smollm2", base_url=f"{llama_server}/v1", retry=None, env={}) as client:
+        chat = await client.check_prompt("What is the capital of France?", max_tokens=16)
+        tooled = await client.check_prompt("What is the capital of France?", tools=[WEATHER])
+        reply = await client.chat("What is the capital of France?", max_tokens=4)
+        told = await client.complete("Once upon a time", max_tokens=4)
+        backend = client._target(None).place.backend
+        assert isinstance(backend, PromptChecker)
+        text = await backend.check_prompt(Request(model="smollm2", prompt="Once upon a time"))
+        ids = await backend.check_prompt(Request(model="smollm2", prompt=(1, 2, 3)))
+
+    assert chat.tokens == reply.usage.input_tokens
+    assert tooled.tokens > chat.tokens
+    assert text.tokens == told.usage.input_tokens
+    assert ids.tokens == 3
+    assert (chat.limit, chat.max_tokens) == (LLAMA_CONTEXT, 16)
+    assert chat

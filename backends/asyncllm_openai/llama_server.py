@@ -1,0 +1,98 @@
+"""llama.cpp's own server, which counts prompts by the model's tokenizer at routes of its own.
+
+Source: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md (`/tokenize`, `/props`,
+`/v1/chat/completions/input_tokens`). Environment: `LLAMA_API_KEY`, `LLAMA_SERVER_BASE_URL`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from asyncllm.backend import About, Backend, Config, Context, HttpCall, require_supported
+from asyncllm.dialect import write_chat
+from asyncllm.dialect.lenient import decode
+from asyncllm.errors import NotFoundError
+from asyncllm.types import PromptCheck, Request, Sampling
+from asyncllm_openai import gateways
+from asyncllm_openai.backend import OpenAI
+from asyncllm_openai.offered import offered
+from asyncllm_openai.table import GATEWAYS
+
+__all__ = ["about", "connect"]
+
+
+class _Tokens(Struct):
+    """The reply to `POST /tokenize`."""
+
+    tokens: list[Any]
+
+
+class _Counted(Struct):
+    """The reply to `POST /v1/chat/completions/input_tokens`."""
+
+    input_tokens: int
+
+
+class _Slot(Struct, frozen=True):
+    n_ctx: int | None = None
+
+
+class _Props(Struct):
+    """The reply to `GET /props`."""
+
+    default_generation_settings: _Slot = _Slot()
+
+
+_tokens = msgspec.json.Decoder(_Tokens)
+_counted = msgspec.json.Decoder(_Counted)
+_props = msgspec.json.Decoder(_Props)
+
+
+def connect(config: Config, context: Context, /) -> Backend:
+    """Make the backend. Options: those of every gateway."""
+    row = GATEWAYS["llama-server"]
+    url = config.url(context.env, row.address, row.url)
+    server = _LlamaServer(config, context, gateways.service(row, config, context.env, url))
+    return offered(server, about("").calls)
+
+
+def about(_: str, /) -> About:
+    """A row of the table of backends."""
+    told = gateways.about("llama-server")
+    return msgspec.structs.replace(told, calls=(*told.calls, "check_prompt"))
+
+
+class _LlamaServer(OpenAI):
+    async def check_prompt(self, request: Request, /) -> PromptCheck:
+        """Count by the server's tokenizer, chat template and tools included; see `asyncllm.backend.PromptChecker`."""
+        require_supported(request, self._supported, backend=self._name)
+        root = self._url.removesuffix("/v1")
+        if request.is_chat:
+            bare = msgspec.structs.replace(request, sampling=Sampling(), constraint=None, stream=False)
+            url = f"{self._url}/chat/completions/input_tokens"
+            said = await self._told("POST", url, request, write_chat(bare, self._flavor))
+            tokens = decode(said, _counted, "a count").input_tokens
+        elif isinstance(request.prompt, tuple):
+            tokens = len(request.prompt)
+        else:
+            asked = msgspec.json.encode({"content": request.prompt, "add_special": True})
+            tokens = len(decode(await self._told("POST", f"{root}/tokenize", request, asked), _tokens, "tokens").tokens)
+        return PromptCheck(
+            tokens=tokens, limit=await self._limit(root, request), max_tokens=request.sampling.max_tokens or 0
+        )
+
+    async def _limit(self, root: str, request: Request) -> int | None:
+        """Tokens of one slot, prompt and answer together; a server of several models does not say."""
+        try:
+            said = await self._told("GET", f"{root}/props", request)
+        except NotFoundError:
+            return None
+        return decode(said, _props, "the server's properties").default_generation_settings.n_ctx
+
+    async def _told(self, method: str, url: str, request: Request, body: bytes = b"") -> bytes:
+        call = HttpCall(method=method, url=url, body=body, headers=self._headers, timeouts=request.timeouts)
+        async with self._transport.open(call) as reply:
+            return await reply.read()
