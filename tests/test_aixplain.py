@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from traceback import format_exception
 from typing import Any
 
 import msgspec
@@ -291,6 +292,23 @@ async def test_a_model_that_does_not_stream_is_asked_after_in_a_stream() -> None
 
     async with serving(serve, clock=ManualClock(instant=True)) as (_, client):
         assert [text async for text in client.stream_text(PROMPT)] == ["later"]
+
+
+@pytest.mark.parametrize("status", [400, 503])
+async def test_a_refusal_of_a_question_after_a_run_does_not_repeat_the_prompt(status: int) -> None:
+    def serve(request: SeenRequest) -> Sequence[Op]:
+        if request.method == "GET":
+            body = msgspec.json.encode({"error": f"cannot run {PROMPT}"})
+            return [Status(status, {"Content-Type": "application/json"}, body)]
+        return [told(status="IN_PROGRESS", data=f"http://{request.headers['host']}/run")]
+
+    async with serving(serve, clock=ManualClock(instant=True)) as (_, client):
+        with pytest.raises(asyncllm.APIStatusError) as caught:
+            await client.chat(PROMPT)
+
+    assert caught.value.message.startswith("cannot run")
+    assert (caught.value.status, caught.value.maybe_billed, caught.value.retryable) == (status, True, False)
+    assert PROMPT not in "".join(format_exception(caught.value))
 
 
 ENDS: dict[str, list[Any]] = {

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from asyncllm.backend import HttpCall
 from asyncllm.errors import (
+    APIError,
     APIStatusError,
     AuthenticationError,
     InternalServerError,
@@ -22,9 +23,9 @@ from asyncllm.errors import (
     QuotaExceededError,
     UnprocessableEntityError,
 )
-from asyncllm.rejection import broken_off
+from asyncllm.rejection import broken_off, excerpt
 
-__all__ = ["categorised", "failed"]
+__all__ = ["categorised", "failed", "scrubbed"]
 
 _BODY_LIMIT = 65536
 
@@ -86,6 +87,14 @@ def categorised(error: APIStatusError) -> APIStatusError:
         retryable=error.retryable if category.kind is None else False,
         body=error.body,
     )
+
+
+def scrubbed(error: APIError, call: HttpCall) -> APIError:
+    """The refusal of a question after a run, which may repeat what `call`, and not the question, has sent."""
+    if not isinstance(error, APIStatusError):
+        return error
+    told = excerpt(error.message.encode(), sent=call.body, secrets=call.secrets)
+    return type(error)(told or "the server gave no reason", body=error.body, **error.facts())
 
 
 def failed(document: dict[str, Any], body: bytes, call: HttpCall) -> APIStatusError:

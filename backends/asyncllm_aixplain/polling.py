@@ -18,6 +18,7 @@ from asyncllm.errors import (
     TotalTimeoutError,
 )
 from asyncllm.types import Timeouts
+from asyncllm_aixplain.failures import scrubbed
 from asyncllm_aixplain.replies import is_over
 
 __all__ = ["Poller", "Trusted"]
@@ -78,13 +79,14 @@ class Poller:
         self._wait_s = max(wait_s, _LEAST_S)
         self._draw = draw
 
-    async def result(self, url: str, timeouts: Timeouts, since: float) -> bytes:
-        """The last word of the run at `url`, whose call began at `since`.
+    async def result(self, url: str, run: HttpCall, since: float) -> bytes:
+        """The last word of the run at `url`, which the call `run` began at `since`.
 
         Raises `RedirectRefusedError` before anything is sent, `APIError` for what will not pass by itself, and
         `FirstEventTimeoutError` or `TotalTimeoutError`, with the last failure as its cause, where time runs out.
         """
         self._trusted.check(url)
+        timeouts = run.timeouts
         call = HttpCall(method="GET", url=url, headers=self._headers, timeouts=timeouts)
         limit_s = min(inf if limit is None else limit for limit in (timeouts.first_event_s, timeouts.total_s))
         margin_s = min(_MARGIN_S, limit_s / 10)
@@ -104,9 +106,9 @@ class Poller:
                     return body
             except APIError as error:
                 row += 1
+                last, asked_s = scrubbed(error, run), error.retry_after_s or 0.0
                 if not _may_pass(error) or row > _TOLERATED:
-                    raise
-                last, asked_s = error, error.retry_after_s or 0.0
+                    raise last from None
             else:
                 row = 0
         raise _late(timeouts, self._clock.time() - since) from last

@@ -89,7 +89,7 @@ class Run:
     async def _later(self, url: str, call: HttpCall, since: float) -> AsyncGenerator[Sequence[Event]]:
         """The events of a run that was accepted and is not done yet."""
         try:
-            body = await self._poller.result(url, self._request.timeouts, since)
+            body = await self._poller.result(url, call, since)
             events = read_result(body, model=self._request.model, limit=self._limit, call=call)
         except APIError as error:
             _settle(error, accepted=True)
