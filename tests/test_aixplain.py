@@ -311,6 +311,38 @@ async def test_a_refusal_of_a_question_after_a_run_does_not_repeat_the_prompt(st
     assert PROMPT not in "".join(format_exception(caught.value))
 
 
+SAID_TO_FAIL: dict[str, dict[str, Any]] = {
+    "by a message": {"error_message": "boom", "completed": True},
+    "by a message alone": {"error_message": "boom"},
+    "by the supplier": {"data": "", "supplierError": {"message": "boom"}},
+}
+
+
+@pytest.mark.parametrize("name", SAID_TO_FAIL)
+async def test_a_run_that_is_said_to_have_failed_is_no_answer(name: str) -> None:
+    for ops in (streamed(SAID_TO_FAIL[name]), [told(**SAID_TO_FAIL[name])]):
+        async with serving(ops) as (_, client):
+            with pytest.raises(asyncllm.APIStatusError) as caught:
+                [text async for text in client.stream_text(PROMPT)]
+
+        assert caught.value.message == "boom"
+        assert not caught.value.retryable
+
+
+async def test_a_stream_that_is_done_before_it_has_said_anything_is_interrupted() -> None:
+    async with serving(streamed()) as (_, client):
+        with pytest.raises(asyncllm.StreamInterrupted, match="without any output"):
+            await client.stream(PROMPT).__aenter__()
+
+
+async def test_the_choices_of_a_run_that_has_no_data_are_its_answer() -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}
+    async with serving([told(status="SUCCESS", completed=True, data=None, choices=[choice])]) as (_, client):
+        reply = await client.chat(PROMPT)
+
+    assert (reply.text, reply.finish_reason) == ("hello", "stop")
+
+
 ENDS: dict[str, list[Any]] = {
     "a state of success": [{"data": "a"}, {"status": "SUCCESS", "data": ""}],
     "a finish reason": [{"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}],

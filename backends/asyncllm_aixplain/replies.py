@@ -68,6 +68,8 @@ class _Frame(WireReply, gc=False):
 
     data: Any = None
     status: Any = None
+    error_message: Any = None
+    supplier_error: Any = field(default=None, name="supplierError")
 
 
 _results = msgspec.json.Decoder(_Result)
@@ -95,7 +97,7 @@ def read_result(body: bytes, *, model: str, limit: int | None, call: HttpCall) -
     state = _state(result)
     if state == "FAILED":
         raise failed(decode(body, _documents, "a reply"), body, call)
-    if state is None and result.choices is not None:
+    if result.choices is not None and (state is None or (state == "SUCCESS" and result.data is None)):
         return read_reply(body, sent=call.body, secrets=call.secrets)
     if state is None:
         _check_error(body, call)
@@ -144,7 +146,8 @@ class RunStream(EventDecoder):
             self._end(events)
             return
         frame = decode(data, _frames, "a frame")
-        if _state_of(frame.status) == "FAILED":
+        state = _state_of(frame.status)
+        if state == "FAILED" or (state != "SUCCESS" and (frame.error_message or frame.supplier_error)):
             raise failed(decode(data, _documents, "a frame"), data, self._call)
         if not frame.choices and frame.data is None:
             _check_error(data, self._call)
@@ -179,6 +182,8 @@ class RunStream(EventDecoder):
         self._succeeded = self._succeeded or _state_of(frame.status) == "SUCCESS"
 
     def _end(self, events: list[Event]) -> None:
+        if not self._started:
+            raise self.interrupted("with [DONE] and without any output")
         self.done = True
         if not self._finish:
             self._finish[0] = None
@@ -189,11 +194,13 @@ class RunStream(EventDecoder):
 def _state(result: _Result) -> State | None:
     """Where a run stands: what `status` says, if it is one of its words, and else what follows from the rest."""
     told = _state_of(result.status)
-    if told is not None or not isinstance(result.completed, bool):
+    if told is not None:
         return told
-    if not result.completed:
+    if result.completed is False:
         return "IN_PROGRESS"
-    return "FAILED" if result.error_message or result.supplier_error else "SUCCESS"
+    if result.error_message or result.supplier_error:
+        return "FAILED"
+    return "SUCCESS" if result.completed is True else None
 
 
 def _state_of(status: object) -> State | None:
