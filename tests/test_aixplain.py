@@ -381,6 +381,21 @@ async def test_the_catalogue_of_another_address_is_not_aixplains() -> None:
     assert not server.requests
 
 
+@pytest.mark.parametrize("counted", [{}, {"total": 10**9}], ids=["a total that is not told", "a total that is wrong"])
+async def test_a_catalogue_is_read_until_a_page_brings_nothing_new(counted: dict[str, Any]) -> None:
+    def serve(request: SeenRequest) -> Sequence[Op]:
+        return [told(items=[{"id": f"model-{min(request.json()['pageNumber'], 2)}"}], **counted)]
+
+    async with FaultyServer(serve) as server:
+        async with Client(
+            model="aixplain:m", base_url=server.url, api_key=KEY, options={"backend_url": server.url}, env={}
+        ) as client:
+            models = await client.list_models()
+
+    assert [model.id for model in models] == ["model-0", "model-1", "model-2"]
+    assert len(server.requests) == 4
+
+
 async def test_a_catalogue_that_is_to_be_asked_is_missed_when_connecting() -> None:
     async with serving(options={"catalog": True}) as (_, client):
         with pytest.raises(ConfigError, match="BACKEND_URL"):

@@ -98,14 +98,16 @@ class Catalog:
         return (await self._fetch(f"sdk/models/by-name/{word}")).info
 
     async def list_models(self) -> Sequence[ModelInfo]:
-        """Every model that generates text, page by page."""
+        """Every model that generates text, page by page until one brings nothing new."""
         found: dict[str, ModelInfo] = {}
         seen, page = 0, 0
         while True:
             items, total = await self._page(page, _PAGE)
-            found |= {asset.info.id: asset.info for item in items if (asset := _asset(item)) is not None}
+            assets = [asset.info for item in items if (asset := _asset(item)) is not None]
+            fresh = {info.id: info for info in assets if info.id not in found}
+            found |= fresh
             seen, page = seen + len(items), page + 1
-            if not items or seen >= total:
+            if not fresh or (total is not None and seen >= total):
                 return list(found.values())
 
     async def is_alive(self) -> bool:
@@ -113,14 +115,13 @@ class Catalog:
         await self._page(0, 1)
         return True
 
-    async def _page(self, number: int, size: int) -> tuple[list[Any], int]:
+    async def _page(self, number: int, size: int) -> tuple[list[Any], int | None]:
         asked = {"q": "", "pageNumber": number, "pageSize": size, "functions": [_TEXT_GENERATION]}
         document, body = await self._ask("POST", "sdk/models/paginate", msgspec.json.encode(asked))
         items, total = document.get("items"), document.get("total")
         if not isinstance(items, list):
             raise ResponseValidationError("the page of the catalogue has no `items`", body=body[:65536])
-        rows = cast("list[Any]", items)
-        return rows, total if type(total) is int else len(rows)
+        return cast("list[Any]", items), total if type(total) is int else None
 
     async def _fetch(self, path: str) -> Asset:
         document, body = await self._ask("GET", path)
