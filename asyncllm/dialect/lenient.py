@@ -104,7 +104,7 @@ def _fitted(value: Any, kind: Any) -> Any:
         item = cast("dict[str, Any]", value).get(field.encode_name)
         if item is None or (not item and _struct(field.type)):
             continue  # some languages write an empty object as an empty list
-        item = _fitted(item, field.type)
+        item = msgspec.Raw(msgspec.json.encode(item)) if field.type is msgspec.Raw else _fitted(item, field.type)
         if field.name == "content" and isinstance(item, list) and not _struct(field.type):
             item = _joined(cast("list[Any]", item))
         if field.name in _BESIDE:
