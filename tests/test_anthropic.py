@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -726,12 +727,42 @@ async def test_thinking_that_was_not_ended_is_kept_all_the_same() -> None:
     assert ReasoningBlockDelta(block_) in events
 
 
+async def test_a_call_that_begins_without_arguments_has_none() -> None:
+    first = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": None}
+    events = await heard(start(), *block(0, first), *stop("tool_use"))
+
+    assert [one.arguments for one in events if isinstance(one, ToolCallDelta)] == ["", "{}"]
+
+
+@pytest.mark.parametrize("odd", [{"name": None}, {"input": "north"}])
+async def test_a_call_that_begins_as_none_is_refused(odd: dict[str, Any]) -> None:
+    first = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}, **odd}
+    error_ = await failure(streamed(sse(start(), *block(0, first), *stop("tool_use"))))
+
+    assert type(error_) is ResponseValidationError
+
+
+async def test_an_odd_field_does_not_cost_the_call_beside_it() -> None:
+    look = {"type": "tool_use", "id": 7, "name": "look", "input": {"where": "north"}}
+    reply = await replied(message(look, reason="tool_use", usage={"input_tokens": "many"}))
+    events = await heard(start(usage={"input_tokens": "many"}), *block(0, look), *stop("tool_use"))
+
+    assert [(one.id, one.name, one.parse_arguments()) for one in reply.tool_calls] == [("7", "look", look["input"])]
+    assert [one.id for one in events if isinstance(one, ToolCallDelta)] == ["7", None]
+
+
 async def test_an_event_may_be_known_by_its_name_alone() -> None:
     body = sse(start(), *text(0, "Hi"), *stop()[:1]) + sse_event("{}").replace(b"data", b"event: message_stop\ndata")
     async with serving(streamed(body)) as (_, client), client.stream(PROMPT) as stream:
         events = [one async for one in stream]
 
     assert events[-1] == Finished("stop", "end_turn")
+
+
+async def test_a_ping_says_nothing_in_whatever_form() -> None:
+    body = sse(start()) + b"event: ping\ndata: \n\n" + sse(*text(0, "Hi"), *stop())
+    async with serving(streamed(body)) as (_, client):
+        assert [piece async for piece in client.stream_text(PROMPT)] == ["Hi"]
 
 
 async def test_a_reply_that_is_told_without_a_header_has_the_id_of_the_message() -> None:
@@ -804,6 +835,15 @@ async def test_an_error_in_a_stream_is_typed_and_has_what_had_come(
     assert (error_.code, error_.retryable, error_.request_id) == (kind, retryable, REQUEST_ID)
     assert error_.partial is not None
     assert error_.partial.text == "Hel"
+
+
+async def test_an_error_without_a_header_has_the_id_in_its_document() -> None:
+    document = error("overloaded_error")
+    events = [Status(200, {"Content-Type": "text/event-stream"}, sse(document))]
+    reply = [Status(200, {"Content-Type": "application/json"}, msgspec.json.encode(document))]
+    errors = [await failure(events), await failure(reply, stream=False)]
+
+    assert [one.request_id for one in errors] == [REQUEST_ID] * 2
 
 
 @pytest.mark.parametrize("document", [error("overloaded_error"), {"error": {"type": "overloaded_error"}}])

@@ -34,6 +34,7 @@ __all__ = [
     "WireMessage",
     "WireStop",
     "WireUsage",
+    "arguments",
     "document",
     "ended",
     "failed",
@@ -149,7 +150,7 @@ def read_message(
     calls = 0
     for place, block in enumerate(reply.content):
         if block.type == "tool_use":
-            events.append(ToolCallDelta(calls, block.id, block.name, _arguments(block)))
+            events.append(ToolCallDelta(calls, block.id, block.name, arguments(block)))
             calls += 1
         elif block.type in ("text", "thinking", "redacted_thinking"):
             events += _said(block, body, place)
@@ -161,14 +162,15 @@ def read_message(
 def failed(
     document: bytes, *, request_id: str | None, sent: bytes = b"", secrets: tuple[str, ...] = ()
 ) -> APIStatusError:
-    """The error that a document inside a reply of status 200 means, with the id that the reply's headers give."""
+    """The error that a document inside a reply of status 200 means, with the id of the reply's headers or its own."""
     error = broken_off(document, sent=sent, secrets=secrets)
-    error.request_id = request_id
+    error.request_id = request_id or error.request_id
     return error
 
 
-def _arguments(block: WireBlock) -> str:
-    if not bytes(block.input).startswith(b"{") or not block.name:
+def arguments(block: WireBlock, *, is_new: bool = True) -> str:
+    """Arguments of a call. Raises `ResponseValidationError` where they are no object, or a new call has no name."""
+    if not bytes(block.input).startswith(b"{") or (is_new and not block.name):
         raise ResponseValidationError("a call of a tool has no name or no `input`")
     return bytes(block.input).decode()
 

@@ -25,6 +25,7 @@ from asyncllm_anthropic.replies import (
     WireMessage,
     WireStop,
     WireUsage,
+    arguments,
     document,
     ended,
     failed,
@@ -59,7 +60,7 @@ class _OpenBlock(Struct):
     type: str
     position: int = 0
     """Of a call among the calls of the message."""
-    input: bytes = b""
+    input: str = "{}"
     """Of a call, as it stood at its beginning."""
     data: dict[str, Any] | None = None
     """Of thinking: the block as it is to be sent back."""
@@ -96,6 +97,8 @@ class MessageEvents:
         """
         if kind == "error":
             raise self.failed(data)
+        if kind == "ping":
+            return False
         event = decode(data, _decoder, "an event")
         word = event.type or kind
         if word == "error" or (event.type is None and embedded_error(data) is not None):
@@ -151,8 +154,11 @@ class MessageEvents:
             if wire.thinking:
                 events.append(ReasoningDelta(wire.thinking))
         elif wire.type == "tool_use":
+            if bytes(wire.input) in (b"", b"null"):
+                wire.input = msgspec.Raw(b"{}")
+            # Some servers begin a call again with each piece of it, and name it once.
+            block.input = arguments(wire, is_new=block.position == self._calls)
             self._calls = max(self._calls, block.position + 1)
-            block.input = bytes(wire.input)
             events.append(ToolCallDelta(block.position, wire.id, wire.name))
 
     def _delta(self, event: _WireEvent, events: list[Event]) -> None:
@@ -184,7 +190,7 @@ class MessageEvents:
         elif block.type == "tool_use" and not block.has_pieces:
             # A call without arguments has no pieces, and some servers send the whole of them with its beginning.
             block.has_pieces = True
-            events.append(ToolCallDelta(block.position, arguments=block.input.decode() or "{}"))
+            events.append(ToolCallDelta(block.position, arguments=block.input))
 
 
 def _told(text: str | None, kind: str) -> str:
