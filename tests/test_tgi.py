@@ -20,6 +20,7 @@ from asyncllm import (
     Client,
     ConfigError,
     Event,
+    Finished,
     Grammar,
     InternalServerError,
     InvalidRequestError,
@@ -150,6 +151,27 @@ def paths(server: FaultyServer) -> list[str]:
 )
 async def test_options_have_tgis_names_and_ways(options: dict[str, Any], expected: dict[str, Any]) -> None:
     assert await parameters(**options) == expected
+
+
+async def test_a_chat_in_which_nothing_is_drawn_has_nothing_to_draw_from() -> None:
+    body = await sent(chat=True, temperature=0, top_p=0.9)
+
+    assert body["temperature"] == 0
+    assert "top_p" not in body
+
+
+async def test_a_count_that_is_none_does_not_cost_the_answer() -> None:
+    odd = {"generated_tokens": "many", "input_length": 1.5}
+    async with serving(served(answer("hello", **odd))) as (_, client):
+        reply = await client.complete(PROMPT)
+    async with serving(streamed(event({**generated("hello"), "details": {"finish_reason": "length", **odd}}))) as (
+        _,
+        client,
+    ):
+        events = await events_of(client)
+
+    assert (reply.text, reply.usage.output_tokens) == ("hello", None)
+    assert events[1:] == [TextDelta("hello"), Finished("length", "length")]
 
 
 async def test_a_chat_is_sent_to_the_route_that_has_a_template() -> None:

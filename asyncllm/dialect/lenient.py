@@ -23,11 +23,11 @@ T = TypeVar("T")
 _BODY_LIMIT = 65536
 _BESIDE = {
     "audio_tokens", "bytes", "cache_write_tokens", "cached_tokens", "completion_tokens", "completion_tokens_details",
-    "context_length", "context_tokens", "context_window", "cost", "created", "extra_content", "finish_reason", "google",
-    "id", "index", "input_tokens", "input_tokens_details", "logprob", "logprobs", "max_context_length", "max_model_len",
-    "model", "object", "output_tokens", "output_tokens_details", "owned_by", "prompt_tokens", "prompt_tokens_details",
-    "reasoning", "reasoning_content", "reasoning_details", "reasoning_tokens", "refusal", "sequence_number", "status",
-    "thought_signature", "top_logprobs", "usage",
+    "context_length", "context_tokens", "context_window", "cost", "created", "extra_content", "finish_reason",
+    "generated_tokens", "google", "id", "index", "input_length", "input_tokens", "input_tokens_details", "logprob",
+    "logprobs", "max_context_length", "max_model_len", "model", "object", "output_tokens", "output_tokens_details",
+    "owned_by", "prompt_tokens", "prompt_tokens_details", "reasoning", "reasoning_content", "reasoning_details",
+    "reasoning_tokens", "refusal", "sequence_number", "status", "thought_signature", "top_logprobs", "usage",
 }  # fmt: skip
 
 

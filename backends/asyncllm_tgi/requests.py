@@ -116,8 +116,11 @@ def _parameters(sampling: Sampling) -> dict[str, Any]:
 
 
 def _top_p(sampling: Sampling) -> Any:
-    """`top_p`, unless it cuts nothing: TGI takes no 1, which is what it does without."""
-    return UNSET if sampling.top_p == 1 else sampling.top_p
+    """`top_p`, unless it cuts nothing: TGI takes no 1, which is what it does without.
+
+    Of temperature 0 it leaves the likeliest token what it is, and TGI would sample where it finds one.
+    """
+    return UNSET if sampling.top_p == 1 or sampling.temperature == 0 else sampling.top_p
 
 
 def _grammar(constraint: Constraint) -> dict[str, Any]:
