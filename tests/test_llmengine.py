@@ -74,6 +74,17 @@ async def test_the_defaults_of_a_completion_are_options() -> None:
     assert server.requests[0].json() == {"prompt": PROMPT, "max_new_tokens": 300, "temperature": 0}
 
 
+@pytest.mark.parametrize(("field", "value"), [("top_k", 5), ("top_p", 0.5)])
+async def test_a_default_by_which_nothing_is_drawn_is_checked_as_that_of_a_call(field: str, value: float) -> None:
+    async with serving(temperature=0) as (server, client):
+        with pytest.raises(InvalidRequestError) as caught:
+            await client.complete(PROMPT, **{field: value})
+        await client.complete(PROMPT, temperature=0.5, **{field: value})
+
+    assert caught.value.field == field
+    assert len(server.requests) == 1
+
+
 async def test_one_text_that_stops_goes_out_as_a_list() -> None:
     async with serving() as (server, client):
         await client.complete(PROMPT, stop="x")

@@ -63,7 +63,7 @@ class LLMEngine:
         if request.is_chat or not self._is_v1:
             return self._open_v2(request)
         require_supported(request, _V1, backend=self._name)
-        check_completion(request, self._framework, backend=self._name)
+        check_completion(request, self._framework, temperature=self._defaults.temperature, backend=self._name)
         limit, body = write_v1(request, self._defaults)
         kind = "stream" if request.stream else "sync"
         call = self._post(

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import UNSET
 
 from asyncllm.errors import InvalidRequestError, UnsupportedError
-from asyncllm.types import Choice, Constraint, Grammar, JsonSchema, Regex, Request
+from asyncllm.types import Choice, Constraint, Grammar, JsonSchema, Regex, Request, Sampling
 
 __all__ = ["FRAMEWORKS", "TENSORRT", "check_completion", "check_guided", "guided", "is_between"]
 
@@ -34,8 +34,10 @@ _TAKEN_BY: dict[str, frozenset[str]] = {
 }
 
 
-def check_completion(request: Request, framework: str, *, backend: str) -> None:
+def check_completion(request: Request, framework: str, *, temperature: float, backend: str) -> None:
     """Raise for what V1 refuses of every framework, and of `framework` where it is known.
+
+    `temperature` is that of a call which says none.
 
     Raises `InvalidRequestError` for a value, `UnsupportedError` for an option that the framework lacks.
     """
@@ -46,7 +48,7 @@ def check_completion(request: Request, framework: str, *, backend: str) -> None:
             backend=backend,
             field="prompt",
         )
-    _check_values(request)
+    _check_values(request.sampling, temperature)
     check_guided(request)
     if framework:
         _check_framework(request, framework, backend)
@@ -87,8 +89,7 @@ def is_between(value: object, low: float, high: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
-def _check_values(request: Request) -> None:
-    sampling = request.sampling
+def _check_values(sampling: Sampling, temperature: float) -> None:
     for name, (low, high) in _RANGES.items():
         value = getattr(sampling, name)
         if value is not UNSET and not is_between(value, low, high):
@@ -100,7 +101,7 @@ def _check_values(request: Request) -> None:
         raise InvalidRequestError("top_k is a whole number from 1 up, or -1 for all tokens", field="top_k")
     if top_p is not UNSET and not 0 < top_p <= 1:
         raise InvalidRequestError("top_p is a number above 0, and 1 at the most", field="top_p")
-    if sampling.temperature == 0:
+    if (temperature if sampling.temperature is UNSET else sampling.temperature) == 0:
         if top_k is not UNSET and top_k != -1:
             raise InvalidRequestError("top_k is -1 or left out where temperature is 0", field="top_k")
         if top_p is not UNSET and top_p != 1:
