@@ -759,8 +759,9 @@ async def test_an_event_may_be_known_by_its_name_alone() -> None:
     assert events[-1] == Finished("stop", "end_turn")
 
 
-async def test_a_ping_says_nothing_in_whatever_form() -> None:
-    body = sse(start()) + b"event: ping\ndata: \n\n" + sse(*text(0, "Hi"), *stop())
+@pytest.mark.parametrize("ping", [b"event: ping\ndata: \n\n", b"event: ping\ndata: ping\n\n", b"data:\n\n"])
+async def test_a_ping_says_nothing_in_whatever_form(ping: bytes) -> None:
+    body = sse(start()) + ping + sse(*text(0, "Hi"), *stop())
     async with serving(streamed(body)) as (_, client):
         assert [piece async for piece in client.stream_text(PROMPT)] == ["Hi"]
 

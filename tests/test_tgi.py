@@ -160,8 +160,13 @@ async def test_a_chat_in_which_nothing_is_drawn_has_nothing_to_draw_from() -> No
     assert "top_p" not in body
 
 
+async def test_an_event_that_holds_nothing_says_nothing() -> None:
+    async with serving(streamed(b"data:\n\n", event(generated("hello")))) as (_, client):
+        assert TextDelta("hello") in await events_of(client)
+
+
 async def test_a_count_that_is_none_does_not_cost_the_answer() -> None:
-    odd = {"generated_tokens": "many", "input_length": 1.5}
+    odd: dict[str, Any] = {"generated_tokens": "many", "input_length": 1.5}
     async with serving(served(answer("hello", **odd))) as (_, client):
         reply = await client.complete(PROMPT)
     async with serving(streamed(event({**generated("hello"), "details": {"finish_reason": "length", **odd}}))) as (

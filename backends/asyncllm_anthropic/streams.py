@@ -97,8 +97,6 @@ class MessageEvents:
         """
         if kind == "error":
             raise self.failed(data)
-        if kind == "ping":
-            return False
         event = decode(data, _decoder, "an event")
         word = event.type or kind
         if word == "error" or (event.type is None and embedded_error(data) is not None):
@@ -219,4 +217,5 @@ class MessageStream(EventDecoder):
 
     def read(self, event: ServerSentEvent, events: list[Event], /) -> None:
         """See `EventDecoder`."""
-        self.done = self._message.read(event.data, event.type, events)
+        if event.type != "ping" and event.data.strip():
+            self.done = self._message.read(event.data, event.type, events)

@@ -133,6 +133,8 @@ class GenerationStream(EventDecoder):
         """See `EventDecoder`."""
         if event.type == "error":
             raise self._fail(event.data)
+        if not event.data.strip():
+            return
         piece = decode(event.data, _piece, "an event")
         if piece.error is not None or (piece.token is None and piece.generated_text is None):
             raise _no_answer(event.data, self._call, "an event has no `token`")
