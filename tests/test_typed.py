@@ -59,6 +59,13 @@ class Named(TypedDict):
     name: str
 
 
+class Checked(msgspec.Struct):
+    name: str
+
+    def __post_init__(self) -> None:
+        raise ValueError(f"{self.name} is no name")
+
+
 class Color(enum.Enum):
     RED = "red"
     BLUE = "blue"
@@ -197,6 +204,9 @@ async def test_an_empty_answer_is_no_value() -> None:
         (msgspec.defstruct("S", [("a", int)], forbid_unknown_fields=True), '{"canary": 1}'),
         (list[int], '["canary"]'),
         (int, "canary"),
+        (Literal["a"], '"a - at canary"'),
+        (Literal["a"], '"the owner\'s canary"'),
+        (Checked, '{"name": "canary"}'),
     ],
 )
 async def test_the_error_names_the_place_and_never_quotes_the_answer(kind: Any, answer: str) -> None:

@@ -25,6 +25,7 @@ from asyncllm.types import JsonSchema, Response
 __all__ = ["Output"]
 
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
+_PLACE = re.compile(r" - at (?:`key` in )?`\$[^`]*`$")
 _THOUGHT_ENDS = "</think>"
 
 
@@ -93,7 +94,7 @@ class Output:
         except msgspec.DecodeError as error:
             # A validation error names the place; any other may quote the answer.
             is_json = isinstance(error, msgspec.ValidationError)
-            reason = f": {_unquoted(str(error))}" if is_json else " (it is not whole JSON)"
+            reason = f": {_unquoted(error)}" if is_json else " (it is not whole JSON)"
             raise ResponseValidationError(
                 f"the answer is not of the type {self._told}{reason}; finish_reason is {response.finish_reason}",
                 field="output_type",
@@ -148,9 +149,16 @@ def _candidates(text: str) -> Iterator[str]:
             yield text[start:end]
 
 
-def _unquoted(reason: str) -> str:
-    """A validation error without what it quotes: values stand in quotes, names of unknown fields in backticks."""
-    what, at, place = reason.partition(" - at ")
-    what = what.partition("'")[0].rstrip()
+def _unquoted(error: msgspec.DecodeError) -> str:
+    """A validation error without what it quotes: values stand in quotes, names of unknown fields in backticks.
+
+    What a type's own check says, such as its `__post_init__`, may quote anything.
+    """
+    reason = str(error)
+    place = _PLACE.search(reason)
+    what = reason[: place.start()] if place else reason
+    if error.__cause__ is not None:
+        what = "a check of its own refuses it"
+    what = re.split("['\"]", what, maxsplit=1)[0].rstrip()
     what = what.partition("unknown field")[0] + "unknown field" if "unknown field" in what else what
-    return what + at + place
+    return what + (place[0] if place else "")
