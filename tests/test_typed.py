@@ -450,6 +450,16 @@ async def test_the_total_timeout_is_over_all_rounds() -> None:
     assert caught.value.partial.text == "no"
 
 
+async def test_a_value_that_does_not_fit_is_told_and_not_the_object_around_it() -> None:
+    backend = ScriptedBackend([said('{"value": "c"}'), said('{"value": "a"}')])
+
+    async with Client(backend=backend) as client:
+        reply = await client.chat("hi", output_type=Literal["a", "b"])
+
+    assert reply.parsed == "a"
+    assert "Invalid enum value 'c'" in backend.requests[-1].messages[-1].text
+
+
 @pytest.mark.parametrize("options", [{"repairs": -1}, {"repairs": True}, {"repairs": "1"}])
 async def test_repairs_are_a_number(options: Any) -> None:
     async with Client(backend=ScriptedBackend([said(PARIS)])) as client:

@@ -119,13 +119,21 @@ class Output:
     def _decode(self, text: str) -> Any:
         if not self.is_wrapped:
             return msgspec.json.decode(text, type=self._kind)
+        misfit: msgspec.ValidationError | None = None
         try:
-            value = msgspec.json.decode(text, type=dict[str, self._kind])  # type: ignore[name-defined]
-            if value.keys() == {"value"}:
-                return value["value"]
+            whole = msgspec.json.decode(text)
+            if isinstance(whole, dict) and whole.keys() == {"value"}:
+                return msgspec.json.decode(text, type=dict[str, self._kind])["value"]  # type: ignore[name-defined]
+        except msgspec.ValidationError as error:
+            misfit = error
+        try:
+            return msgspec.json.decode(
+                text, type=self._kind
+            )  # some answer with the value alone, which is what was meant
         except msgspec.ValidationError:
-            pass  # some answer with the value alone, which was what was meant
-        return msgspec.json.decode(text, type=self._kind)
+            if misfit is None:
+                raise
+            raise misfit from misfit.__cause__
 
     @property
     def _told(self) -> str:
