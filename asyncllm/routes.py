@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from asyncllm.backend import Backend, Context, Secret, Transport
+from asyncllm.backend import Backend, Config, Context, Secret, Transport
 from asyncllm.calls import Model
 from asyncllm.config import BackendSettings, Deployment, Settings
 from asyncllm.errors import ConfigError
@@ -117,7 +117,7 @@ class Routes:
 
         Raises `ConfigError`: no model, or none that is there.
         """
-        wanted = model or self._default
+        wanted = self._default if model is None or model == "" else model
         known = self._targets.get(wanted) if isinstance(wanted, str) else None
         if known is not None:
             return known
@@ -143,16 +143,15 @@ class Routes:
         return self._present(expanded, self._checked)[0]
 
     def _checked(self, name: str) -> list[str]:
-        """`name` itself, if a backend for it is installed and its settings are complete."""
+        """`name` itself, if a backend for it, or for a member of it, is installed and its settings are complete."""
         group = self._settings.groups.get(name)
-        members = (
-            [name] if group is None else [one for member in group.weights for one in self._settings.expand(member)]
-        )
-        for member in members:
-            location = self._locate(member)
-            if location.backend not in self.registry:
-                self.registry.load(location.backend)  # which says so
-            location.settings.config(location.backend, self._env, location.key)
+        if group is not None:
+            self._present([one for member in group.weights for one in self._settings.expand(member)], self._checked)
+            return [name]
+        location = self._locate(name)
+        if location.backend not in self.registry:
+            self.registry.load(location.backend)  # which says so
+        self._config(location)
         return [name]
 
     def _present(self, names: Sequence[str], find: Callable[[str], list[T]]) -> list[T]:
@@ -199,7 +198,7 @@ class Routes:
             raise errors[0]
 
     def _names(self, model: Model | None) -> list[str]:
-        model = model or self._default
+        model = self._default if model is None or model == "" else model
         if not model:
             if self._only is not None:
                 return [""]
@@ -208,8 +207,8 @@ class Routes:
                 f"installed backends are {', '.join(self.registry.names())}",
                 field="model",
             )
-        names = [model] if isinstance(model, str) else list(model)
-        if not all(isinstance(name, str) and name for name in names):
+        names = [model] if isinstance(model, str) else list(model) if isinstance(model, Sequence) else []
+        if not names or not all(isinstance(name, str) and name for name in names):
             raise ConfigError("model is a text such as 'openai:gpt-x', or a list of them", field="model")
         return names
 
@@ -239,7 +238,8 @@ class Routes:
             return self._resolve(name)
         spread = self._spreads.get(name)
         if spread is None:
-            members = [(self._resolve(member), weight) for member, weight in group.weights.items()]
+            weights = group.weights
+            members = self._present(list(weights), lambda member: [(self._resolve(member), weights[member])])
             spread = self._spreads[name] = _Spread(members, group.pick)
         return spread.order()
 
@@ -281,7 +281,7 @@ class Routes:
         if place is not None:
             return place
         connect = self.registry.load(location.backend)
-        config = location.settings.config(location.backend, self._env, location.key)
+        config = self._config(location)
         if location.key == self._argument_key():
             arguments = self._arguments
             config = msgspec.structs.replace(
@@ -304,6 +304,13 @@ class Routes:
         place.url = config.base_url or next((value for value in env.read.values() if value and "://" in value), None)
         self._places[location.key] = place
         return place
+
+    def _config(self, location: _Location) -> Config:
+        """The settings of a place. A key that was given as an argument needs no variable."""
+        settings = location.settings
+        if self._arguments.api_key is not None and location.key == self._argument_key():
+            settings = msgspec.structs.replace(settings, api_key_env=None)
+        return settings.config(location.backend, self._env, location.key)
 
     def _argument_key(self) -> str:
         """The one place that the client's own arguments are for: a key must not travel to any other."""

@@ -140,6 +140,46 @@ async def test_a_group_falls_back_to_its_other_members_and_then_to_what_follows(
     assert len(reply.failures) == 2
 
 
+async def test_a_group_goes_on_without_a_member_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
+    away = Deployment(backend="openai", model="m", base_url="http://127.0.0.1:1", api_key_env="NOT_SET")
+    settings = Settings(deployments={"away": away}, groups={"pair": Group(members=["away", "echo:x"])})
+
+    async with client(settings, model="pair") as asked:
+        assert asked.resolve_model() == "pair"
+        assert {(await asked.chat("hi")).backend for _ in range(5)} == {"echo"}
+
+    assert [record.args[0] for record in caplog.records if record.args] == ["away"]
+
+
+def test_a_group_of_which_no_member_is_there_says_why() -> None:
+    settings = Settings(groups={"pair": Group(members=["first", "second"])})
+
+    with pytest.raises(asyncllm.ConfigError, match="'first'"):
+        client(settings, model="pair").resolve_model()
+
+
+async def test_a_key_that_is_given_needs_no_variable() -> None:
+    async with FaultyServer([answer("yes")]) as server:
+        place = Deployment(backend="openai", model="m", base_url=server.url, api_key_env="NOT_SET")
+        settings = Settings(deployments={"eu": place, "other": place})
+        async with client(settings, model="eu", api_key="given") as asked:
+            assert asked.resolve_model() == "eu"
+            assert (await asked.chat("hi")).text == "yes"
+            with pytest.raises(asyncllm.ConfigError, match="NOT_SET"):
+                await asked.chat("hi", model="other")
+
+    assert server.requests[0].headers["authorization"] == "Bearer given"
+
+
+@pytest.mark.parametrize("model", [[], 5, {"echo:x"}, ["echo:x", 5]])
+async def test_what_names_no_model_is_refused(model: Any) -> None:
+    async with Client(model="echo:x", env={}) as asked:
+        with pytest.raises(asyncllm.ConfigError) as caught:
+            await asked.chat("hi", model=model)
+
+    assert caught.value.field == "model"
+
+
 def test_limits_prices_and_groups_come_from_the_file(tmp_path: Any) -> None:
     path = tmp_path / "asyncllm.toml"
     path.write_text("""
