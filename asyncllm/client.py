@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -20,9 +20,19 @@ from asyncllm.backend import Backend, Clock, Embedder, EmbedRequest, Health, Mod
 from asyncllm.backend.optional import ModelGetter, find_model
 from asyncllm.budgets import Budget
 from asyncllm.cache import Cache, Guarded
-from asyncllm.calls import CallOptions, Model, Prompt, chat_request, completion_request, output_of, repairs_of
+from asyncllm.calls import (
+    CallOptions,
+    Model,
+    Prompt,
+    chat_request,
+    completion_request,
+    extra_of,
+    output_of,
+    repairs_of,
+    timeouts_of,
+)
 from asyncllm.clock import LoopClock
-from asyncllm.config import Settings, find_settings, load_settings
+from asyncllm.config import Settings, check_arguments, settings_of
 from asyncllm.errors import (
     APIConnectionError,
     ConfigError,
@@ -106,11 +116,9 @@ class Client(MediaCalls):
             raise ConfigError("cache is a Cache, as in MemoryCache(), or None", field="cache")
         if not isinstance(limits, Limits | Limiter):
             raise ConfigError("limits is a Limits, as in Limits(concurrency=8), or a Limiter", field="limits")
-        for name, price in (prices or {}).items():
-            if not isinstance(price, Price):
-                raise ConfigError(f"prices[{name!r}] is not a Price", field="prices")
+        check_arguments(base_url, api_key, options, prices)
         env = os.environ if env is None else env
-        settings = _settings(config, env)
+        settings = settings_of(config, env)
         self._timeouts = timeouts
         self._dog = Watchdog()
         self._observer = Observer(Hooks(hooks), budget)
@@ -221,6 +229,10 @@ class Client(MediaCalls):
         Raises `InvalidRequestError` naming the position of an empty text, `UnsupportedError` if the backend does not
         embed, and `APIError`.
         """
+        if not isinstance(texts, Iterable):
+            raise InvalidRequestError(
+                f"texts is a text or a list of texts, not a {type(texts).__name__}", field="texts"
+            )
         rows = [texts] if isinstance(texts, str) else list(texts)
         if not rows:
             raise InvalidRequestError("there is nothing to embed: texts is an empty list", field="texts")
@@ -237,8 +249,8 @@ class Client(MediaCalls):
             model=target.model,
             texts=tuple(rows),
             dimensions=UNSET if dimensions is None else dimensions,
-            timeouts=timeouts or self._timeouts,
-            extra=dict(extra or {}),
+            timeouts=self._timeouts if timeouts is None else timeouts_of({"timeouts": timeouts}, self._timeouts),
+            extra={} if extra is None else extra_of({"extra": extra}),
         )
         return await self._once("embed", target, request, lambda: backend.embed(request))
 
@@ -373,12 +385,6 @@ class Client(MediaCalls):
                 f"another ({_name(loop)}): make a client in each asyncio.run, or share asyncllm.sync.Client"
             )
         self._loop = loop
-
-
-def _settings(config: Settings | str | Path | None, env: Mapping[str, str]) -> Settings:
-    if isinstance(config, Settings):
-        return config
-    return load_settings(find_settings(env) if config is None else Path(config), env)
 
 
 def _name(loop: asyncio.AbstractEventLoop) -> str:

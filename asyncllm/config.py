@@ -49,7 +49,16 @@ from asyncllm.backend import Config, Secret
 from asyncllm.errors import ConfigError
 from asyncllm.types import Limits, Noun, Price
 
-__all__ = ["BackendSettings", "Deployment", "Group", "Settings", "find_settings", "load_settings"]
+__all__ = [
+    "BackendSettings",
+    "Deployment",
+    "Group",
+    "Settings",
+    "check_arguments",
+    "find_settings",
+    "load_settings",
+    "settings_of",
+]
 
 _FILE = "asyncllm.toml"
 _VARIABLE = "ASYNCLLM_SETTINGS"
@@ -133,6 +142,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """For how long others are asked first, where there are others, after a place could not answer."""
 
     def __post_init__(self) -> None:
+        for field, kind in _KINDS.items():  # in code, nobody has looked yet
+            told: object = getattr(self, field)
+            if not isinstance(told, dict):
+                raise ConfigError(f"{field} is a dict by name", field=field)
+            for name, one in cast("dict[object, object]", told).items():
+                if not isinstance(name, str) or not isinstance(one, kind):
+                    raise ConfigError(f"{field}[{name!r}] is {_told(kind)}, not a {type(one).__name__}", field=field)
         for name, group in self.groups.items():
             for member in group.weights:
                 if any(one in self.groups for one in self.expand(member)):
@@ -155,6 +171,19 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if not targets:
             raise ConfigError(f"the alias {name!r} stands for no model", field=f"aliases.{name}")
         return [model for one in targets for model in self._expand(one, (*seen, name))]
+
+
+_KINDS: dict[str, Any] = {
+    "aliases": str | list,
+    "deployments": Deployment,
+    "groups": Group,
+    "prices": Price,
+    "backends": BackendSettings,
+}
+
+
+def _told(kind: Any) -> str:
+    return f"a {kind.__name__}" if isinstance(kind, type) else "a text or a list of texts"
 
 
 def find_settings(env: Mapping[str, str]) -> Path | None:
@@ -216,3 +245,27 @@ def _converted(document: dict[str, Any], where: str) -> Settings:
         return msgspec.convert(document, Settings)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}", field=where) from None
+
+
+def check_arguments(base_url: object, api_key: object, options: object, prices: object) -> None:
+    """Raise `ConfigError` for an argument of a client that is of no use for its backend."""
+    if base_url is not None and not isinstance(base_url, str):
+        raise ConfigError("base_url is a text", field="base_url")
+    if api_key is not None and not isinstance(api_key, str | Secret):
+        raise ConfigError("api_key is a text or a Secret", field="api_key")
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError("options is a dict of what only the backend knows", field="options")
+    if prices is not None and not isinstance(prices, Mapping):
+        raise ConfigError("prices is a dict by backend:model or deployment", field="prices")
+    for name, price in (prices or {}).items():
+        if not isinstance(price, Price):
+            raise ConfigError(f"prices[{name!r}] is not a Price", field="prices")
+
+
+def settings_of(config: Settings | str | Path | None, env: Mapping[str, str]) -> Settings:
+    """What a client's `config` means. Raises `ConfigError`."""
+    if isinstance(config, Settings):
+        return config
+    if config is not None and not isinstance(config, str | Path):
+        raise ConfigError("config is the path of a TOML file, or Settings", field="config")
+    return load_settings(find_settings(env) if config is None else Path(config), env)

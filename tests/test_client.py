@@ -237,6 +237,29 @@ async def test_completions_continue_a_text_and_refuse_what_only_a_chat_has() -> 
     assert body(transport) == {"model": "gpt-x", "prompt": [1, 2, 3], "max_tokens": 5}
 
 
+@pytest.mark.parametrize(
+    ("texts", "options", "field"),
+    [(5, {}, "texts"), ("a", {"timeouts": 5}, "timeouts"), ("a", {"extra": [1]}, "extra")],
+)
+async def test_arguments_of_embed_are_refused_by_their_name(texts: Any, options: Any, field: str) -> None:
+    async with Client(model="openai:e", base_url="http://127.0.0.1:1", api_key="k") as client:
+        with pytest.raises(asyncllm.InvalidRequestError) as caught:
+            await client.embed(texts, **options)
+
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"base_url": 5}, {"api_key": 5}, {"options": "x"}, {"prices": ["x"]}, {"prices": {"x": 5}}, {"config": {"a": 1}}],
+)
+def test_arguments_of_a_client_are_refused_by_their_name(arguments: dict[str, Any]) -> None:
+    with pytest.raises(asyncllm.ConfigError) as caught:
+        Client(model="echo:x", **arguments)
+
+    assert caught.value.field in arguments
+
+
 async def test_embeddings_come_in_order_and_bad_texts_are_named_by_position() -> None:
     reply = b'{"model":"e","data":[{"index":1,"embedding":[2.0]},{"index":0,"embedding":[1.0]}]}'
     transport = ScriptedTransport([ScriptedReply(body=reply)])

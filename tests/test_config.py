@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -155,6 +156,24 @@ def test_the_variable_stands_under_the_file_name_by_name(file: Path) -> None:
     assert settings.model == "fast"
     assert settings.cool_down_s == 3
     assert {name: one.model for name, one in settings.deployments.items()} == {"eu": "gpt-eu", "us": "gpt-us"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("deployments", {"eu": {"backend": "echo", "model": "x"}}),
+        ("backends", {"echo": {}}),
+        ("groups", {"all": ["a"]}),
+        ("prices", {"echo:x": 2.0}),
+        ("aliases", {"fast": 5}),
+        ("aliases", ["fast"]),
+    ],
+)
+def test_settings_in_code_that_cannot_be_right_are_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings(**{field: value})
+
+    assert caught.value.field == field
 
 
 def test_the_variable_alone_is_enough() -> None:
