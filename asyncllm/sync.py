@@ -57,6 +57,7 @@ class _Runner:
     def __init__(self) -> None:
         self.closed = False
         self._portal: BlockingPortal | None = None
+        self._thread: Thread | None = None
         self._starting = Lock()
         self._pid = os.getpid()
         self._end: weakref.finalize[Any, Any] | None = None
@@ -67,6 +68,11 @@ class _Runner:
             raise APIConnectionError("this client is closed; make a new one", retryable=False)
         if os.getpid() != self._pid:
             raise WrongLoopError("this client was made before a fork and its loop stayed in the parent: make one here")
+        if current_thread() is self._thread:
+            raise WrongLoopError(
+                "this client was called from its own background loop, as a hook or an async tool would do, and would "
+                "wait for itself: use asyncllm.Client there"
+            )
         future = self._started().start_task_soon(call)
         try:
             return future.result()
@@ -86,6 +92,7 @@ class _Runner:
                 ready: Future[BlockingPortal] = Future()
                 # A daemon, or the interpreter would wait for it before the finalizer below can end it.
                 thread = Thread(target=lambda: asyncio.run(_serve(ready)), name="asyncllm-sync", daemon=True)
+                self._thread = thread
                 thread.start()
                 self._portal = ready.result()
                 self._end = weakref.finalize(self, _end, self._portal, thread, self._pid)

@@ -15,6 +15,7 @@ import pytest
 
 import asyncllm
 from asyncllm import Finished, TextDelta, Timeouts
+from asyncllm.hooks.usage import Gate
 from asyncllm.testing import ScriptedBackend, Stall
 
 
@@ -53,6 +54,14 @@ def test_errors_are_the_same() -> None:
             client.stream("")
         with pytest.raises(asyncllm.InvalidRequestError):
             client.stream_text("a", n=2)
+
+
+def test_a_hook_that_calls_the_client_it_belongs_to_is_told_and_does_not_hang() -> None:
+    def ask() -> bool:
+        return bool(client.chat("may I?"))
+
+    with asyncllm.sync.Client(model="echo:x", hooks=[Gate(ask)]) as client, pytest.raises(asyncllm.WrongLoopError):
+        client.chat("hi")
 
 
 def test_many_threads_share_one_client() -> None:
