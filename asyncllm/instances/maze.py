@@ -16,7 +16,7 @@ from asyncllm.backend import Clock, Config, Transport
 from asyncllm.client import Client, finish
 from asyncllm.clock import LoopClock
 from asyncllm.config import Settings
-from asyncllm.errors import APIConnectionError, APIError, ConfigError, NotFoundError
+from asyncllm.errors import APIConnectionError, APIError, ConfigError, NotFoundError, ResponseValidationError
 from asyncllm.instances import wire
 from asyncllm.instances.errors import LostInstanceError, UnknownInstanceError
 from asyncllm.instances.instance import Instance, endpoint_of
@@ -73,6 +73,8 @@ class Maze:
         for name, seconds in (("stop_s", stop_s), ("linger_s", linger_s), ("poll_s", poll_s)):
             if type(seconds) not in (int, float) or not seconds > 0:
                 raise ConfigError(f"{name} is a number of seconds above zero", field=name)
+        if headers is not None and not isinstance(headers, Mapping):
+            raise ConfigError("headers is a dict of names to values", field="headers")
         config = Config(backend="maze", base_url=base_url, options={"headers": dict(headers or {})})
         self._clock = clock or LoopClock()
         self._server = Server(
@@ -136,7 +138,7 @@ class Maze:
             memory_mib=memory_mib,
             gpu_memory_utilization=gpu_memory_utilization,
             max_model_len=max_model_len,
-            extra=extra or {},
+            extra={} if extra is None else extra,
         )
         self._check_open()
         until = asyncio.get_running_loop().time() + (float("inf") if timeout_s is None else timeout_s)
@@ -159,6 +161,8 @@ class Maze:
         self._check_open()
         if not isinstance(instance_id, str) or not instance_id:
             raise ConfigError("instance_id is the id that the server gave", field="instance_id")
+        if not isinstance(model, str) or not model:
+            raise ConfigError("model names the model that the instance was started with", field="model")
         if instance_id in self._instances:
             raise ConfigError(f"the instance {instance_id[:100]!r} is known here already", field="instance_id")
         number = int(port) if isinstance(port, str) and port.isdecimal() and port.isascii() else port
@@ -250,12 +254,28 @@ class Maze:
             raise
 
     async def _launch(self, start: _Start, body: bytes) -> Instance:
-        started = await self._server.start(body)
+        try:
+            started = await self._server.start(body)
+        except ResponseValidationError as error:
+            await self._stop_unreachable(error)
+            raise
         instance = self._track(started.instance_id, start.model, started.host, started.port, started.info)
         if start.is_given_up:
             self._starts.discard(start)
             self._stopping(instance.id)
         return instance
+
+    async def _stop_unreachable(self, error: ResponseValidationError) -> None:
+        """Stop what a start's reply names without saying where it is."""
+        identity = wire.identity_in(error.body or b"")
+        if identity is None:
+            return
+        try:
+            await asyncio.shield(self._stopping(identity))
+        except Exception as failure:
+            error.add_note(f"and stopping the instance {identity[:100]} failed: {failure}")
+        else:
+            error.maybe_billed = False  # nothing is left of it
 
     def _give_up(self, start: _Start) -> None:
         start.is_given_up = True

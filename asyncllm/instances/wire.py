@@ -16,7 +16,7 @@ from asyncllm.errors import InvalidRequestError, ResponseValidationError
 from asyncllm.instances.instance import endpoint_of
 from asyncllm.rejection import embedded_error
 
-__all__ = ["Started", "read_started", "read_stopped", "write_start", "write_stop"]
+__all__ = ["Started", "identity_in", "read_started", "read_stopped", "write_start", "write_stop"]
 
 _BACKENDS = ("vllm", "transformers")
 
@@ -28,6 +28,10 @@ class Started(Struct, frozen=True):
     host: str
     port: int
     info: dict[str, Any]
+
+
+class _Named(Struct):
+    instance_id: str
 
 
 class _Reply(Struct):
@@ -70,6 +74,8 @@ def write_start(
         raise InvalidRequestError(
             "gpu_memory_utilization is a number above 0 and up to 1", field="gpu_memory_utilization"
         )
+    if not isinstance(extra, Mapping):
+        raise InvalidRequestError("extra is a dict of the server's own options", field="extra")
     optional = {"backend": backend, "gpu_memory_utilization": share, "max_model_len": max_model_len}
     body = {
         "model": model,
@@ -103,8 +109,19 @@ def read_started(body: bytes, *, sent: bytes) -> Started:
 
 
 def read_stopped(body: bytes, *, sent: bytes) -> dict[str, Any]:
-    """The reply to a stop, as it is."""
-    return _object(body, sent)
+    """The reply to a stop, as it is. Raises `ResponseValidationError`, or the error that the reply turns out to be."""
+    document = _object(body, sent)
+    if told := embedded_error(body, sent=sent):
+        raise told
+    return document
+
+
+def identity_in(body: bytes) -> str | None:
+    """The id in the reply to a start that could not be read otherwise, if there is one."""
+    try:
+        return msgspec.json.decode(body, type=_Named).instance_id or None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _object(body: bytes, sent: bytes) -> dict[str, Any]:

@@ -81,6 +81,7 @@ async def test_row_001_the_options_of_late_servers_are_sent_where_they_are_given
         {"max_model_len": 0},
         {"timeout_s": 0},
         {"extra": {"own": object()}},
+        {"extra": 5},
     ],
 )
 async def test_row_001_what_cannot_be_right_is_refused_by_name(options: dict[str, Any]) -> None:
@@ -179,6 +180,17 @@ async def test_row_004_a_stop_that_failed_is_asked_for_again() -> None:
     assert len(server.seen(STOP)) == 2
 
 
+async def test_row_004_an_error_under_status_200_is_no_stop() -> None:
+    async with MazeServer() as server, maze(server) as client:
+        instance = await client.start(MODEL)
+        server.stop_answers = [Status(body=b'{"detail": "the instance is busy"}')] * 3
+
+        with pytest.raises(asyncllm.APIStatusError, match="the instance is busy"):
+            await client.stop(instance)
+
+        assert client.instances == (instance,)
+
+
 async def test_row_004_a_stop_that_keeps_failing_leaves_the_instance_known() -> None:
     async with MazeServer() as server, maze(server) as client:
         instance = await client.start(MODEL)
@@ -222,8 +234,7 @@ async def test_row_005_a_start_that_fails_says_why_and_is_not_repeated(status: i
         b"",
         b"<html>busy</html>",
         b'{"status": "success"}',
-        b'{"status":"success","host":"evil.example/x?","port":1,"instance_id":"a"}',
-        b'{"status":"success","host":"127.0.0.1","port":"99999","instance_id":"a"}',
+        b'{"status":"success","host":"127.0.0.1","port":"99999","instance_id":""}',
     ],
 )
 async def test_row_005_a_reply_that_says_no_address_may_have_left_an_instance(body: bytes) -> None:
@@ -235,6 +246,37 @@ async def test_row_005_a_reply_that_says_no_address_may_have_left_an_instance(bo
 
         assert isinstance(caught.value.__cause__, asyncllm.ResponseValidationError)
         assert client.instances == ()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"status":"success","instance_id":"a"}',
+        b'{"status":"success","host":"evil.example/x?","port":1,"instance_id":"a"}',
+        b'{"status":"success","host":"127.0.0.1","port":"99999","instance_id":"a"}',
+    ],
+)
+async def test_row_005_an_instance_with_an_id_and_no_address_is_stopped(body: bytes) -> None:
+    async with MazeServer() as server, maze(server) as client:
+        server.start_answer = Status(body=body)
+
+        with pytest.raises(asyncllm.ResponseValidationError) as caught:
+            await client.start(MODEL)
+
+        assert not caught.value.maybe_billed
+        assert [request.json() for request in server.seen(STOP)] == [{"instance_id": "a"}]
+        assert client.instances == ()
+
+
+async def test_row_005_an_instance_with_an_id_and_no_address_that_cannot_be_stopped_is_lost() -> None:
+    async with MazeServer() as server, maze(server) as client:
+        server.start_answer = Status(body=b'{"instance_id":"a"}')
+        server.stop_answers = [Status(400, body=b'{"detail": "no"}')]
+
+        with pytest.raises(LostInstanceError) as caught:
+            await client.start(MODEL)
+
+        assert isinstance(caught.value.__cause__, asyncllm.ResponseValidationError)
 
 
 async def test_row_005_a_connection_that_breaks_may_have_left_an_instance() -> None:
@@ -512,6 +554,17 @@ async def test_row_003_an_address_that_is_none_is_refused_by_name() -> None:
             with pytest.raises(asyncllm.ConfigError) as caught:
                 client.attach("i", host=host, port=port, model=MODEL)
             assert caught.value.field == field
+        with pytest.raises(asyncllm.ConfigError) as caught:
+            client.attach("i", host="h", port=8000, model="")
+        assert caught.value.field == "model"
+
+
+def test_row_001_headers_are_a_dict() -> None:
+    headers: Any = 5
+    with pytest.raises(asyncllm.ConfigError) as caught:
+        Maze(headers=headers)
+
+    assert caught.value.field == "headers"
 
 
 async def test_row_002_an_address_of_version_6_stands_in_brackets() -> None:
