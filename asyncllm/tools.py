@@ -63,8 +63,12 @@ class FunctionTool(Tool, frozen=True, kw_only=True):
         Raises `InvalidRequestError` for a function that cannot be described, naming the parameter.
         """
         name = name if name is not None else str(getattr(function, "__name__", ""))
-        if not _NAME.fullmatch(name):
-            raise _bad(f"the tool {name[:40]!r} needs a name of letters, digits, _ and -: FunctionTool.of(f, name=...)")
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise _bad(
+                f"the tool {str(name)[:40]!r} needs a name of letters, digits, _ and -: FunctionTool.of(f, name=...)"
+            )
+        if parameters is not None and not isinstance(parameters, Mapping):
+            raise _bad(f"the parameters of {name} are a JSON schema, a dict")
         doc = inspect.cleandoc(_code(function).__doc__ or "")
         kind, schema = None, dict(parameters or {})
         if parameters is None:
@@ -130,7 +134,12 @@ def _signature(function: Callable[..., Any], name: str, described: Mapping[str, 
     try:
         kind = msgspec.defstruct(name.replace("-", "_"), fields, kw_only=True, forbid_unknown_fields=True)
         schema = schema_of(kind, field="tools")
-    except (TypeError, ValueError, InvalidRequestError) as error:
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        InvalidRequestError,
+    ) as error:  # a name with two underscores is the last
         raise _bad(f"the parameters of {name} have no JSON schema: {error}") from None
     schema.pop("title", None)
     for parameter_name, notes in told.items():

@@ -181,6 +181,20 @@ def unknown(a: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 def odd(a: threading.Lock) -> None: ...
 
 
+def test_a_description_that_is_none_is_refused() -> None:
+    def private(*, __x: int) -> None: ...
+
+    wrong: list[tuple[Any, dict[str, Any]]] = [
+        (private, {}),
+        (weather, {"name": 5}),
+        (weather, {"parameters": 5}),
+    ]
+    for function, options in wrong:
+        with pytest.raises(asyncllm.InvalidRequestError) as caught:
+            FunctionTool.of(function, **options)
+        assert caught.value.field == "tools"
+
+
 @pytest.mark.parametrize(
     ("function", "told"),
     [

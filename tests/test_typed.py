@@ -346,6 +346,13 @@ async def test_a_stream_is_asked_for_in_words_too() -> None:
     assert stream.response.parsed == City("Paris", 2)
 
 
+def test_a_schema_holds_each_type_once() -> None:
+    outer = msgspec.defstruct("Outer", [("city", City)])
+
+    assert list(Output(outer).schema["$defs"]) == ["City"]
+    assert list(Output(Tree).schema["$defs"]) == ["Tree"]
+
+
 # -- repairs -----------------------------------------------------------------------------------------------------
 
 

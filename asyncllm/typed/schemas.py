@@ -34,8 +34,11 @@ def schema_of(kind: Any, *, field: str) -> dict[str, Any]:
         name = reference.removeprefix("#/$defs/")
         definitions = schema["$defs"]
         schema = dict(definitions[name])
-        if len(definitions) > 1 or reference in str(schema):
-            schema["$defs"] = definitions
+        others = {other: one for other, one in definitions.items() if other != name}
+        if f"'{reference}'" in str((schema, others)):  # a type that holds itself
+            others = definitions
+        if others:
+            schema["$defs"] = others
     return schema
 
 
