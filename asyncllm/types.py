@@ -565,7 +565,7 @@ class Price(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def _tokens_usd(self, usage: Usage, *, every_kind: bool) -> float | None:
         """What is charged by tokens; `every_kind` is whether nothing else can stand for tokens without a rate."""
-        given, made = usage.input_tokens, usage.output_tokens
+        given, made = _counted(usage.input_tokens), _counted(usage.output_tokens)
         rates = self._rates(given or 0) if self.tiers else self
         reading, writing = rates.input_usd, rates.output_usd
         if usage.images and rates.output_image_usd is not None:
@@ -576,14 +576,18 @@ class Price(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return None
         cost = (given or 0) * (reading or 0.0) + (made or 0) * (writing or 0.0)
         if reading is not None:
-            cached, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
+            # Shares of the tokens: a server that counts more of them than there are must not be paid for it.
+            cached = min(_counted(usage.cached_tokens) or 0, given or 0)
+            written = min(_counted(usage.cache_write_tokens) or 0, (given or 0) - cached)
             # Cached sound is counted once, as cached.
-            sound = min(usage.input_audio_tokens or 0, max(0, (given or 0) - cached - written))
+            sound = min(_counted(usage.input_audio_tokens) or 0, (given or 0) - cached - written)
             cost += _extra(cached, rates.cached_usd, reading) + _extra(written, rates.cache_write_usd, reading)
             cost += _extra(sound, rates.input_audio_usd, reading)
         if writing is not None:
-            cost += _extra(usage.reasoning_tokens, rates.reasoning_usd, writing)
-            cost += _extra(usage.output_audio_tokens, rates.output_audio_usd, writing)
+            thought = min(_counted(usage.reasoning_tokens) or 0, made or 0)
+            cost += _extra(thought, rates.reasoning_usd, writing)
+            spoken = min(_counted(usage.output_audio_tokens) or 0, (made or 0) - thought)
+            cost += _extra(spoken, rates.output_audio_usd, writing)
         return cost / 1_000_000
 
     def _rates(self, given: int) -> Rates:
@@ -604,9 +608,14 @@ def _is_price(usd: object) -> bool:
     return usd is None or (type(usd) in (int, float) and 0 <= cast("float", usd) < float("inf"))
 
 
-def _extra(tokens: int | None, rate: float | None, usual: float) -> float:
+def _counted(tokens: int | None) -> int | None:
+    """`tokens`, unless it is a number of which there can be none."""
+    return None if tokens is None or tokens < 0 else tokens
+
+
+def _extra(tokens: int, rate: float | None, usual: float) -> float:
     """What tokens of a kind cost beyond what they would cost at the rate of all."""
-    return (tokens or 0) * (rate - usual) if rate is not None else 0.0
+    return tokens * (rate - usual) if rate is not None else 0.0
 
 
 class Failure(Noun, frozen=True, kw_only=True):

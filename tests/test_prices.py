@@ -66,6 +66,20 @@ def test_a_kind_without_a_rate_costs_what_all_of_its_direction_does() -> None:
     assert told == pytest.approx(1200 / 1e6)
 
 
+@pytest.mark.parametrize("odd", [{"cached_tokens": 10**9}, {"cached_tokens": -(10**9)}, {"reasoning_tokens": 10**9}])
+def test_no_count_of_a_server_makes_a_call_pay_the_caller(odd: dict[str, int]) -> None:
+    price = Price(input_usd=10, output_usd=20, cached_usd=1, reasoning_usd=2)
+
+    told = cost(price, input_tokens=100, output_tokens=10, **odd)
+
+    assert told is not None
+    assert 0 < told <= (100 * 10 + 10 * 20) / 1_000_000
+
+
+def test_a_count_below_zero_is_none() -> None:
+    assert cost(Price(input_usd=10, output_usd=20), input_tokens=-100, output_tokens=10) is None
+
+
 def test_sound_that_was_cached_is_charged_once() -> None:
     price = Price(input_usd=10, output_usd=0, cached_usd=1, input_audio_usd=40)
 
