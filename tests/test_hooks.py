@@ -218,6 +218,22 @@ async def test_calls_that_consume_nothing_are_not_counted() -> None:
     assert (totals.calls, totals.input_tokens, totals.unpriced) == (1, 2, 1)
 
 
+async def test_an_answer_that_was_repaired_is_counted_as_the_reply_says() -> None:
+    totals = asyncllm.Totals()
+    prices = {"m": asyncllm.Price(input_usd=1_000_000, output_usd=0)}
+    answers = [
+        [TextDelta(text), UsageReport(Usage(input_tokens=3, output_tokens=1)), Finished("stop")] for text in "x5"
+    ]
+
+    async with client(totals, answers[0], answers[1], prices=prices) as asked:
+        reply = await asked.chat("hi", output_type=int)
+
+    assert (totals.calls, totals.failures) == (1, 1)
+    assert totals.cost_usd == reply.cost_usd == 6
+    assert totals.input_tokens == reply.usage.input_tokens == 6
+    assert list(totals.cost_by_model.values()) == [6]
+
+
 async def test_an_answer_out_of_a_cache_costs_nothing_and_counts_no_tokens() -> None:
     totals = asyncllm.Totals()
     prices = {"m": asyncllm.Price(input_usd=1_000_000, output_usd=0)}

@@ -9,7 +9,8 @@ operation, duration, time to first token and so on, is `AfterCall(record=...)`, 
 `Totals.records`.
 
 A call counts once, when it has been answered or when its stream has been left; then with what the backend had reported
-by that time. A call that failed is not told, nor one that consumes nothing, such as a list of models.
+by that time. A call that failed is not told, nor one that consumes nothing, such as a list of models; what a failed
+call is known to have cost, such as an answer that was not of the `output_type`, `Totals` adds up all the same.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ class Totals:
         self.failures = 0
         """Calls that failed or were cancelled."""
         self.cost_usd = 0.0
-        """US dollars, as far as prices are known."""
+        """US dollars, as far as prices are known, failures included."""
         self.unpriced = 0
         """Calls of which the cost is not known."""
         self.input_tokens = 0
@@ -146,17 +147,22 @@ class Totals:
             return
         self.calls += 1
         self.unpriced += told.cost_usd is None
-        self.cost_usd += told.cost_usd or 0.0
-        if not told.cached:
-            self.input_tokens += told.usage.input_tokens or 0
-            self.output_tokens += told.usage.output_tokens or 0
-        name = f"{told.deployment}:{told.model}"
-        self.cost_by_model[name] = self.cost_by_model.get(name, 0.0) + (told.cost_usd or 0.0)
+        self._spend(call, told.usage, told.cost_usd)
         self.records.append(told)
 
-    def on_error(self, _call: Trail, _error: BaseException) -> None:
-        """Count a call that failed."""
+    def on_error(self, call: Trail, _error: BaseException) -> None:
+        """Count a call that failed, with what is known of its cost."""
         self.failures += 1
+        self._spend(call, call.usage, call.cost_usd)
+
+    def _spend(self, call: Trail, usage: Usage | None, cost_usd: float | None) -> None:
+        self.cost_usd += cost_usd or 0.0
+        if usage is not None and not call.cached:
+            self.input_tokens += usage.input_tokens or 0
+            self.output_tokens += usage.output_tokens or 0
+        if usage is not None or cost_usd is not None:
+            name = f"{call.place}:{call.model}"
+            self.cost_by_model[name] = self.cost_by_model.get(name, 0.0) + (cost_usd or 0.0)
 
     def __repr__(self) -> str:
         return f"<Totals {self.cost_usd:.6f} usd, {self.calls} calls, {self.failures} failures>"
