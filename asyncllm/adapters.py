@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from asyncllm.errors import ConfigError
+from asyncllm.errors import ConfigError, InvalidRequestError
 
 __all__ = ["data_stream_part", "smooth"]
 
@@ -43,6 +43,13 @@ def data_stream_part(value: Any, code: str = "0") -> str:
 
     A response that carries such lines has the header `x-vercel-ai-data-stream: v1`.
 
+    Raises `InvalidRequestError` for what is not JSON, and for a code that is no single letter or digit.
+
     Source: the AI SDK's documentation, "Stream Protocols", data stream protocol of version 4.
     """
-    return f"{code}:{msgspec.json.encode(value).decode()}\n"
+    if not isinstance(code, str) or len(code) != 1 or not (code.isascii() and code.isalnum()):
+        raise InvalidRequestError("code is one letter or digit", field="code")
+    try:
+        return f"{code}:{msgspec.json.encode(value).decode()}\n"
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidRequestError("value is not JSON", field="value") from None

@@ -223,6 +223,7 @@ class Point(msgspec.Struct):
         ([1, {"a": True}], '[1,{"a":true}]'),
         ([], "[]"),
         (b"ab", '"YWI="'),
+        ("a \ud800 name", "a \ufffd name"),
         (TextPart("t"), (TextPart("t"),)),
         ([TextPart("t"), ImagePart(url="http://i")], (TextPart("t"), ImagePart(url="http://i"))),
     ],

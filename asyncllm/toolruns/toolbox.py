@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
 
+from asyncllm.dialect.lenient import make_whole
 from asyncllm.errors import APIError, AsyncLLMError, InvalidRequestError
 from asyncllm.tools import FinalResult, FunctionTool
 from asyncllm.types import AudioPart, ContentPart, FilePart, ImagePart, Message, Noun, TextPart, Tool, ToolCall
@@ -124,7 +125,7 @@ class Toolbox:
 def _content(value: Any) -> str | tuple[ContentPart, ...]:
     """What a model is told of `value`. Raises `TypeError` for what has no JSON."""
     if isinstance(value, str):
-        return value
+        return make_whole(value)  # a file's name or a program's output may hold half a character, which nobody sends
     parts = cast("Sequence[object]", value) if isinstance(value, list | tuple) else (value,)
     content = tuple(part for part in parts if isinstance(part, TextPart | ImagePart | AudioPart | FilePart))
     if content and len(content) == len(parts):
@@ -133,7 +134,7 @@ def _content(value: Any) -> str | tuple[ContentPart, ...]:
 
 
 def _told(error: BaseException) -> str:
-    text = str(error)
+    text = make_whole(str(error))
     if len(text) > _LONGEST_ERROR:
         text = f"{text[:_LONGEST_ERROR]}..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

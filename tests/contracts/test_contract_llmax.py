@@ -544,6 +544,10 @@ async def pieces() -> AsyncIterator[str]:
 def test_row_095_a_piece_of_text_is_framed_as_a_line_of_the_data_stream() -> None:
     assert asyncllm.data_stream_part('say "hi"\n') == '0:"say \\"hi\\"\\n"\n'
     assert asyncllm.data_stream_part({"finishReason": "stop"}, "d") == 'd:{"finishReason":"stop"}\n'
+    for value, code, field in ((object(), "0", "value"), ("a\ud800", "0", "value"), ("a", "0:1\n", "code")):
+        with pytest.raises(asyncllm.InvalidRequestError) as caught:
+            asyncllm.data_stream_part(value, code)
+        assert caught.value.field == field
 
 
 @pytest.mark.parametrize("pause_s", [-1, float("nan"), "0.1", True])
