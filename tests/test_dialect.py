@@ -375,6 +375,14 @@ def test_answers_under_one_index_are_told_apart() -> None:
         assert [one.message.text for one in collect(read_reply(msgspec.json.encode(body))).choices] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("same", [{"id": "c"}, {"id": "c", "index": 0}, {"index": 0}, {}])
+def test_calls_of_a_whole_reply_are_told_apart(same: dict[str, Any]) -> None:
+    calls = [{**same, "function": {"name": "f", "arguments": text}} for text in ('{"a":1}', '{"a":2}')]
+    body = msgspec.json.encode({"choices": [{"message": {"tool_calls": calls}, "finish_reason": "tool_calls"}]})
+
+    assert [call.arguments for call in collect(read_reply(body)).tool_calls] == ['{"a":1}', '{"a":2}']
+
+
 def test_half_of_a_character_in_a_whole_reply_is_replaced_wherever_it_stands() -> None:
     body = (
         b'{"id":"\\ud83d","model":"m\\udc00","choices":[{"message":{"content":"a\\ud83db","tool_calls":[{"id":"\\ud83d",'

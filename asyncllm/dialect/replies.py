@@ -118,6 +118,7 @@ def read_reply(body: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = (),
         for index, choice in enumerate(reply.choices):
             choice.index = index
     for choice in reply.choices:
+        _number_calls(choice)
         events += choice_events(choice)
     if reply.usage is not None:
         events.append(UsageReport(read_usage(reply.usage)))
@@ -134,6 +135,15 @@ def check_error(reply: WireChunk, document: bytes, sent: bytes, secrets: tuple[s
             raise error
         if reply.error:  # beside a choice
             raise broken_off(msgspec.json.encode({"error": reply.error}), sent=sent, secrets=secrets)
+
+
+def _number_calls(choice: WireChoice) -> None:
+    """Each call of a whole reply is one, though it may have the id or the index of another."""
+    message = choice.delta or choice.message
+    calls = message.tool_calls or () if message is not None else ()
+    if len(calls) > 1:
+        for position, call in enumerate(calls):
+            call.index = position
 
 
 def choice_events(choice: WireChoice) -> list[Event]:
