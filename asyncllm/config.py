@@ -174,7 +174,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 _KINDS: dict[str, Any] = {
-    "aliases": str | list,
+    "aliases": (str, list),
     "deployments": Deployment,
     "groups": Group,
     "prices": Price,
@@ -257,7 +257,7 @@ def check_arguments(base_url: object, api_key: object, options: object, prices: 
         raise ConfigError("options is a dict of what only the backend knows", field="options")
     if prices is not None and not isinstance(prices, Mapping):
         raise ConfigError("prices is a dict by backend:model or deployment", field="prices")
-    for name, price in (prices or {}).items():
+    for name, price in cast("Mapping[object, object]", prices or {}).items():
         if not isinstance(price, Price):
             raise ConfigError(f"prices[{name!r}] is not a Price", field="prices")
 
