@@ -76,6 +76,10 @@ class BackendSettings(Noun, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     _private = frozenset({"base_url", "api_key", "options"})
 
+    def __post_init__(self) -> None:
+        if self.api_key and self.api_key_env:
+            raise ConfigError("give api_key or api_key_env, not both: one of them would go unused", field="api_key_env")
+
     def config(self, backend: str, env: Mapping[str, str], where: str) -> Config:
         """The settings as a backend takes them. Raises `ConfigError` where the named variable is not set."""
         key = self.api_key
@@ -110,7 +114,7 @@ class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Deployments, aliases or `backend:model` strings, with their weights where these differ."""
     pick: Literal["weighted", "least-busy"] = "weighted"
     """`weighted` draws lots; `least-busy` takes the one with the fewest calls under way for its weight. The others
-    follow in case it fails."""
+    follow in case it fails. Members that are not there are passed over."""
 
     def __post_init__(self) -> None:
         if not self.members:

@@ -158,6 +158,16 @@ def test_the_variable_stands_under_the_file_name_by_name(file: Path) -> None:
     assert {name: one.model for name, one in settings.deployments.items()} == {"eu": "gpt-eu", "us": "gpt-us"}
 
 
+def test_a_key_and_a_variable_for_it_are_one_too_many(tmp_path: Path) -> None:
+    path = tmp_path / "asyncllm.toml"
+    path.write_text('[backends.openai]\napi_key = "canary"\napi_key_env = "KEY"\n')
+
+    with pytest.raises(ConfigError, match="not both") as caught:
+        load_settings(path)
+
+    assert "canary" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

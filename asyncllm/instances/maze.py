@@ -123,8 +123,9 @@ class Maze:
         machine included. A start is never repeated; one that fails or is cancelled leaves nothing behind that is known.
 
         Raises `InvalidRequestError` before anything is sent; the server's refusal as an `APIStatusError` with its
-        reason; `LostInstanceError` where no reply came in time, or none that says where the instance is;
-        `InstanceNotReadyError`, `InstanceExitedError`.
+        reason; `LostInstanceError` where no reply came in time, or none that names the instance;
+        `ResponseValidationError` for one that says no address, its instance stopped; `InstanceNotReadyError`,
+        `InstanceExitedError`.
         """
         if timeout_s is not None and (type(timeout_s) not in (int, float) or not timeout_s > 0):
             raise ConfigError("timeout_s is a number of seconds above zero, or None for no limit", field="timeout_s")
