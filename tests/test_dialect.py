@@ -149,6 +149,19 @@ def test_a_completion_takes_text_or_tokens_and_counts_logprobs() -> None:
     assert json.loads(write_completion(request)) == {"model": "m", "prompt": [1, 2], "logprobs": 3}
 
 
+def test_a_completion_is_limited_by_the_one_name_that_it_knows() -> None:
+    request = Request(model="m", prompt="hi", sampling=Sampling(max_tokens=5))
+
+    assert json.loads(write_completion(request, Flavor(max_tokens="max_completion_tokens")))["max_tokens"] == 5
+    assert json.loads(write_completion(request, Flavor(max_tokens="max_new_tokens")))["max_new_tokens"] == 5
+
+
+def test_a_completion_without_logprobs_has_no_count_of_them() -> None:
+    request = Request(model="m", prompt="hi", sampling=Sampling(logprobs=False))
+
+    assert json.loads(write_completion(request)) == {"model": "m", "prompt": "hi"}
+
+
 def test_embeddings_ask_for_the_compact_form() -> None:
     sent = json.loads(write_embeddings(EmbedRequest(model="m", texts=("a",), dimensions=2, extra={"user": "u"})))
 
