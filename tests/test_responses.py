@@ -191,6 +191,17 @@ def test_thinking_goes_back_unchanged_and_before_what_followed_from_it() -> None
     assert items[0] == REASONING
 
 
+def test_thinking_that_was_not_sealed_goes_back_only_where_it_is_stored() -> None:
+    unsealed = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": None}
+    spoken = {**unsealed, "id": "rs_2", "content": [{"type": "reasoning_text", "text": "Think."}]}
+    blocks = (ReasoningBlock("openai", unsealed), ReasoningBlock("openai", spoken))
+    message = Message("assistant", "Hi.", reasoning_blocks=blocks)
+
+    said = {"role": "assistant", "content": "Hi."}
+    assert input_of(message) == [spoken, said]
+    assert body_of(message, extra={"store": True})["input"] == [unsealed, spoken, said]
+
+
 def test_thinking_in_another_providers_form_stays_at_home() -> None:
     blocks = (ReasoningBlock("anthropic", {"type": "thinking"}), ReasoningBlock("openai", REASONING))
 
