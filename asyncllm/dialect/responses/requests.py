@@ -127,9 +127,7 @@ def _items(message: Message, place: int, stored: bool) -> Iterator[dict[str, Any
 
 def _turn(message: Message, field: str, stored: bool) -> Iterator[dict[str, Any]]:
     """An assistant's turn: its thinking, its words, its calls; thinking that belongs to a call right before that."""
-    blocks = [
-        block for block in message.reasoning_blocks if block.dialect == DIALECT and (stored or _is_whole(block))
-    ]
+    blocks = [block for block in message.reasoning_blocks if block.dialect == DIALECT and (stored or _is_whole(block))]
     signed = {call.signature for call in message.tool_calls}
     yield from (block.data for block in blocks if _id(block) not in signed)
     content = _said(message, field)
