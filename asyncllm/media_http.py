@@ -7,6 +7,7 @@ from typing import TypeVar, cast
 import msgspec
 
 from asyncllm.backend import HttpCall, HttpReply, MediaEvents, Transport
+from asyncllm.dialect.lenient import decode
 from asyncllm.errors import AsyncLLMError, ProtocolError, ResponseValidationError
 from asyncllm.events import Event, UsageReport
 from asyncllm.exchange import Exchange
@@ -24,15 +25,16 @@ _SOUNDS = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 
 
 def decode_document(call: HttpCall, reply: HttpReply, body: bytes, kind: type[T], what: str) -> T:
-    """The JSON body of a good reply as a `kind`. Raises what an error in it means, and `ResponseValidationError`."""
+    """The JSON body of a good reply as a `kind`, leniently where it departs from that.
+
+    Raises what an error in it means, and `ResponseValidationError`.
+    """
     try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return decode(body, msgspec.json.Decoder(kind), what)
+    except ResponseValidationError as error:
         raise_embedded(call, body)
-        told = str(error) if isinstance(error, msgspec.ValidationError) else "it is not JSON"
-        raise ResponseValidationError(
-            f"{what} of {len(body)} bytes cannot be read: {told}", status=reply.status, body=body[:_BODY_BYTES]
-        ) from None
+        error.status = reply.status
+        raise
 
 
 def raise_embedded(call: HttpCall, document: bytes) -> None:

@@ -69,6 +69,22 @@ async def test_a_whisper_is_asked_for_the_verbose_form(tmp_path: Path) -> None:
     assert heard.raw["segments"][0]["avg_logprob"] == -0.28
 
 
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"text": "Hi.", "duration": "8.47", "usage": {"type": "duration", "seconds": "9"}}', "Hi."),
+        (b'{"text": "Hi.\xff", "duration": 8.47, "usage": {"type": "duration", "seconds": 9}}', "Hi.\ufffd"),
+        (b'\xef\xbb\xbf{"text": "Hi.", "duration": 8.47, "usage": {"seconds": 9, "total_tokens": NaN}}', "Hi."),
+    ],
+    ids=["numbers as texts", "half of a character", "a mark and no number"],
+)
+async def test_one_odd_field_does_not_cost_a_transcript(body: bytes, text: str) -> None:
+    async with serving(whole(body), model="openai:whisper-1") as (_, client):
+        heard = await client.transcribe(WAV)
+
+    assert (heard.text, heard.duration_s, heard.usage.audio_s) == (text, 8.47, 9)
+
+
 async def test_other_models_are_asked_for_the_plain_form_and_billed_by_tokens() -> None:
     async with serving(model="openai:gpt-4o-transcribe") as (server, client):
         heard = await client.transcribe(WAV, duration_s=8.5)
