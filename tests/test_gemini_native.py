@@ -147,7 +147,16 @@ async def test_a_picture_that_a_filter_keeps_back_is_the_filter_s_error(document
 
 
 @pytest.mark.parametrize(
-    "document", [{}, {"candidates": []}, {"candidates": [{"finishReason": "NO_IMAGE"}]}, b"[]", b"", b"<html>"]
+    "document",
+    [
+        {},
+        {"candidates": []},
+        {"candidates": [{"finishReason": "NO_IMAGE"}]},
+        {"candidates": [{"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": ""}}]}}]},
+        b"[]",
+        b"",
+        b"<html>",
+    ],
 )
 async def test_a_reply_without_a_picture_is_an_error(document: object) -> None:
     async with serving(answer(document)) as (_, client):

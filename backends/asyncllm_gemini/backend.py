@@ -182,7 +182,7 @@ def _read(call: HttpCall, reply: HttpReply, body: bytes) -> Images:
     made = tuple(
         Image(data=part.inline_data.data, media_type=part.inline_data.mime_type)
         for part in parts
-        if part.inline_data is not None and not part.thought
+        if part.inline_data is not None and part.inline_data.data and not part.thought
     )
     if not made:
         raise_embedded(call, body)
