@@ -245,6 +245,24 @@ async def test_an_error_in_place_of_a_sound_is_the_error_it_means(stream: bool) 
 
 
 @pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_that_is_called_a_sound_is_one_all_the_same(stream: bool) -> None:
+    body = b'{"error": {"message": "slow down", "code": "rate_limit_exceeded"}}'
+    async with serving(sound(body, kind="application/octet-stream"), model="openai:tts-1") as (_, client):
+        with pytest.raises(asyncllm.RateLimitError):
+            await said(client, stream=stream)
+
+
+@pytest.mark.parametrize("data", [b"{}" * 10, b"{" * 70000], ids=["short", "long"])
+async def test_a_sound_may_begin_as_a_document_does(data: bytes) -> None:
+    async with serving(sound(data, kind="application/octet-stream"), model="openai:tts-1") as (_, client):
+        whole_sound = await client.speak("Hello", format="pcm")
+        async with client.stream_speech("Hello", format="pcm") as made:
+            pieces = [piece async for piece in made]
+
+    assert b"".join(pieces) == whole_sound.data == data
+
+
+@pytest.mark.parametrize("stream", [False, True])
 async def test_no_sound_at_all_is_an_error(stream: bool) -> None:
     async with serving(whole(b"", kind="audio/mpeg"), model="openai:tts-1") as (_, client):
         with pytest.raises((ResponseValidationError, StreamInterrupted)):
@@ -479,6 +497,13 @@ async def test_a_reply_without_pictures_is_an_error(body: object) -> None:
             await client.generate_image("A cat")
 
     assert caught.value.maybe_billed
+
+
+async def test_an_error_beside_no_pictures_is_the_error_it_means() -> None:
+    body = {"data": [], "error": {"message": "no", "code": "moderation_blocked"}}
+    async with serving(whole(body)) as (_, client):
+        with pytest.raises(asyncllm.ContentFilterError):
+            await client.generate_image("A cat")
 
 
 # -- moderation and ranking --------------------------------------------------------------------------------------

@@ -188,6 +188,8 @@ def sound_type(request: SpeechRequest) -> str | None:
 def read_images(call: HttpCall, reply: HttpReply, body: bytes, request: ImageRequest) -> Images:
     """The reply to `POST /images/generations` or `/images/edits`: every picture."""
     wire = decode_document(call, reply, body, _Images, "a reply with pictures")
+    if not wire.data:
+        raise_embedded(call, body)
     return _images(wire, reply, request)
 
 
