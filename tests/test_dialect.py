@@ -433,6 +433,38 @@ def test_an_error_in_a_good_reply_is_raised(body: bytes, kind: type[Exception]) 
         read_reply(body)
 
 
+def test_an_error_in_place_of_vectors_or_models_is_raised() -> None:
+    body = b'{"error":{"message":"boom of sk-secret about tea","code":429}}'
+
+    with pytest.raises(asyncllm.RateLimitError, match=r"boom of \*\*\*") as caught:
+        read_embeddings(body, count=1, sent=b'{"input":["about tea"]}', secrets=("sk-secret",))
+    assert "tea" not in caught.value.message
+    for document in (body, b"[%b]" % body):
+        with pytest.raises(asyncllm.RateLimitError, match=r"boom of \*\*\*"):
+            read_models(document, secrets=("sk-secret",))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [{"index": 0, "embedding": []}, {"index": 1, "embedding": [1.0]}],
+        [{"index": 0, "embedding": ""}, {"index": 1, "embedding": [1.0]}],
+    ],
+)
+def test_a_vector_without_numbers_is_refused(data: object) -> None:
+    with pytest.raises(ResponseValidationError, match="no numbers"):
+        read_embeddings(msgspec.json.encode({"data": data}), count=2)
+
+
+def test_two_vectors_for_one_text_are_refused_unless_no_vector_says_which_it_is_for() -> None:
+    data = [{"index": index, "embedding": [1.0 + index]} for index in (0, 0, 1)]
+
+    with pytest.raises(ResponseValidationError, match="for the same"):
+        read_embeddings(msgspec.json.encode({"data": data}), count=3)
+    bare = [{"embedding": item["embedding"]} for item in data]
+    assert [list(vector) for vector in read_embeddings(msgspec.json.encode({"data": bare}), count=3)] == [[1], [1], [2]]
+
+
 @pytest.mark.parametrize("size", [1, 3, 6])
 def test_a_vector_that_is_no_array_of_floats_is_refused(size: int) -> None:
     body = msgspec.json.encode({"data": [{"embedding": b"x" * size}]})

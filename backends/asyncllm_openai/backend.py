@@ -118,12 +118,14 @@ class OpenAI(OpenAIMedia):
         url = self._address("/embeddings", request.model)
         call = HttpCall(url=url, body=body, headers=self._headers, timeouts=request.timeouts)
         async with self._transport.open(call) as reply:
-            return read_embeddings(await reply.read(), count=len(request.texts))
+            document = await reply.read()
+            return read_embeddings(document, count=len(request.texts), sent=body, secrets=self._secrets(call))
 
     async def list_models(self) -> Sequence[ModelInfo]:
         """What `GET /models` lists."""
-        async with self._transport.open(self._get("/models")) as reply:
-            return read_models(await reply.read())
+        call = self._get("/models")
+        async with self._transport.open(call) as reply:
+            return read_models(await reply.read(), secrets=self._secrets(call))
 
     async def is_alive(self) -> bool:
         """Whether the list of models is answered: a server that is up, and a key that it takes."""
