@@ -60,6 +60,8 @@ class Service(Noun, frozen=True, kw_only=True):
     """Whether replies may hold what some services add to OpenAI's form."""
     probe: str = "/models"
     """What is asked for to know whether it is alive, and takes the key."""
+    bare_transcripts: bool = False
+    """See `OpenAIMedia`."""
     options: tuple[str, ...] = ()
     """Names of options beside those that every server of this dialect has; `api` is one for who has Responses."""
 
@@ -90,6 +92,7 @@ class OpenAI(OpenAIMedia):
         self._supported = RESPONSES if self._responses else service.supported
         self._extended = service.extended
         self._probe = service.probe
+        self._bare_transcripts = service.bare_transcripts
 
     def open(self, request: Request, /) -> Exchange:
         """Start one chat or completion; see `asyncllm.backend.Backend`."""

@@ -43,6 +43,8 @@ class Gateway(Struct, frozen=True, kw_only=True):
     also: frozenset[str] = frozenset()
     flavor: Flavor = _FLAVOR
     extended: bool = False
+    bare_transcripts: bool = False
+    """Whether a transcript is of one form, without a prompt, and lists in its request have no brackets."""
     probe: str = "/models"
     """What is asked for to know whether it is alive; empty where nothing can be."""
 
@@ -94,7 +96,7 @@ _ROWS = (
     Gateway(
         name="mistral", summary="Mistral AI", url="https://api.mistral.ai/v1",
         keys=("MISTRAL_API_KEY",), address="MISTRAL_BASE_URL", extended=True,
-        calls=("chat", "embed", "list_models", "transcribe"),
+        calls=("chat", "embed", "list_models", "transcribe"), bare_transcripts=True,
         lacks=_MEDIA | _PROBS | {"logit_bias"},
         flavor=Flavor(
             include_usage=False, reasoning="thinking", required="any", no_content="",
