@@ -79,7 +79,7 @@ class OpenAI(OpenAIMedia):
         self._name = config.backend
         self._transport = context.transport
         self._url = service.url
-        self._own = urlsplit(self._url).hostname == _HOST
+        self._own = _is_own(self._url)
         self._headers = service.headers
         self._stream_headers = {**self._headers, "Accept": "text/event-stream", "Cache-Control": "no-store"}
         self._flavor = msgspec.structs.replace(
@@ -188,7 +188,7 @@ _PROBE = Timeouts(connect_s=5, byte_idle_s=10)
 def _from_config(config: Config, env: Mapping[str, str]) -> Service:
     """OpenAI itself, which needs a key, or whoever else the configuration names, who may not."""
     url = config.url(env, "OPENAI_BASE_URL", f"https://{_HOST}/v1")
-    own = urlsplit(url).hostname == _HOST
+    own = _is_own(url)
     find_key = config.require_key if own else config.key
     return Service(
         url=url,
@@ -197,6 +197,12 @@ def _from_config(config: Config, env: Mapping[str, str]) -> Service:
         flavor=Flavor(max_tokens="max_completion_tokens", reasoning="") if own else Flavor(),
         options=("api", "organization", "project"),
     )
+
+
+def _is_own(url: str) -> bool:
+    """Whether an address is OpenAI's own, or that of one of its regions, such as eu.api.openai.com."""
+    host = urlsplit(url).hostname or ""
+    return host == _HOST or host.endswith(f".{_HOST}")
 
 
 def _choice(config: Config, name: str, usual: str, other: str) -> bool:
