@@ -60,6 +60,8 @@ class Service(Noun, frozen=True, kw_only=True):
     """Whether replies may hold what some services add to OpenAI's form."""
     probe: str = "/models"
     """What is asked for to know whether it is alive, and takes the key."""
+    schema_of_texts: bool = False
+    """Whether text completions take the schema that chats do: OpenAI's do not, and others ignore it."""
     bare_transcripts: bool = False
     """See `OpenAIMedia`."""
     options: tuple[str, ...] = ()
@@ -90,13 +92,14 @@ class OpenAI(OpenAIMedia):
         self._cumulative = _choice(config, "delta_mode", "incremental", "cumulative")
         self._skip_bad = _choice(config, "on_bad_event", "raise", "skip")
         self._supported = RESPONSES if self._responses else service.supported
+        self._of_texts = self._supported if service.schema_of_texts else self._supported - {"JsonSchema"}
         self._extended = service.extended
         self._probe = service.probe
         self._bare_transcripts = service.bare_transcripts
 
     def open(self, request: Request, /) -> Exchange:
         """Start one chat or completion; see `asyncllm.backend.Backend`."""
-        require_supported(request, self._supported, backend=self._name)
+        require_supported(request, self._supported if request.is_chat else self._of_texts, backend=self._name)
         if self._responses:
             path, body = "/responses", write_response(request)
         elif request.is_chat:
@@ -194,6 +197,7 @@ def _from_config(config: Config, env: Mapping[str, str]) -> Service:
         url=url,
         headers=_headers(config, env, find_key(env, "OPENAI_API_KEY")),
         supported=CHAT if own else COMPATIBLE,
+        schema_of_texts=not own,
         flavor=Flavor(max_tokens="max_completion_tokens", reasoning="") if own else Flavor(),
         options=("api", "organization", "project"),
     )
