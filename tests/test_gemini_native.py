@@ -63,6 +63,18 @@ async def test_a_quality_is_a_size(quality: str, size: str) -> None:
     assert server.requests[0].json()["generationConfig"]["imageConfig"] == {"imageSize": size}
 
 
+async def test_a_picture_s_own_settings_go_beside_those_of_the_options() -> None:
+    extra = {"generationConfig": {"imageConfig": {"personGeneration": "ALLOW_ADULT"}}}
+    async with serving() as (server, client):
+        await client.generate_image("A cat", quality="high", extra=extra)
+
+    assert server.requests[0].json()["generationConfig"] == {
+        "responseModalities": ["IMAGE"],
+        "imageConfig": {"imageSize": "4K", "personGeneration": "ALLOW_ADULT"},
+    }
+    assert extra == {"generationConfig": {"imageConfig": {"personGeneration": "ALLOW_ADULT"}}}
+
+
 async def test_a_stream_has_the_final_frame_alone() -> None:
     async with serving() as (_, client):
         async with client.stream_image("A cat") as stream:
