@@ -177,7 +177,7 @@ async def test_a_recording_is_written_down_by_the_fields_that_mistral_has() -> N
         heard = await client.transcribe(b"RIFF", timestamps=["segment"], extra={"context_bias": ["tea", "cup"]})
         for options in ({"prompt": "Tea."}, {"verbose": True}):
             with pytest.raises(UnsupportedError, match=next(iter(options))):
-                await client.transcribe(b"RIFF", **options)  # type: ignore[arg-type]
+                await client.transcribe(b"RIFF", **options)
 
         (seen,) = server.requests
         assert form_texts(seen.body) == [

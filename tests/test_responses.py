@@ -192,7 +192,7 @@ def test_thinking_goes_back_unchanged_and_before_what_followed_from_it() -> None
 
 
 def test_thinking_that_was_not_sealed_goes_back_only_where_it_is_stored() -> None:
-    unsealed = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": None}
+    unsealed: dict[str, Any] = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": None}
     spoken = {**unsealed, "id": "rs_2", "content": [{"type": "reasoning_text", "text": "Think."}]}
     blocks = (ReasoningBlock("openai", unsealed), ReasoningBlock("openai", spoken))
     message = Message("assistant", "Hi.", reasoning_blocks=blocks)
