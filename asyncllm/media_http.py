@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar, cast
 
 import msgspec
 
 from asyncllm.backend import HttpCall, HttpReply, MediaEvents, Transport
+from asyncllm.dialect.lenient import decode
 from asyncllm.errors import AsyncLLMError, ProtocolError, ResponseValidationError
 from asyncllm.events import Event, UsageReport
 from asyncllm.exchange import Exchange
@@ -24,15 +26,16 @@ _SOUNDS = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 
 
 def decode_document(call: HttpCall, reply: HttpReply, body: bytes, kind: type[T], what: str) -> T:
-    """The JSON body of a good reply as a `kind`. Raises what an error in it means, and `ResponseValidationError`."""
+    """The JSON body of a good reply as a `kind`, leniently where it departs from that.
+
+    Raises what an error in it means, and `ResponseValidationError`.
+    """
     try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return decode(body, msgspec.json.Decoder(kind), what)
+    except ResponseValidationError as error:
         raise_embedded(call, body)
-        told = str(error) if isinstance(error, msgspec.ValidationError) else "it is not JSON"
-        raise ResponseValidationError(
-            f"{what} of {len(body)} bytes cannot be read: {told}", status=reply.status, body=body[:_BODY_BYTES]
-        ) from None
+        error.status = reply.status
+        raise
 
 
 def raise_embedded(call: HttpCall, document: bytes) -> None:
@@ -52,6 +55,8 @@ def read_sound(call: HttpCall, reply: HttpReply, body: bytes, *, usage: Usage, m
         raise _no_sound(call, reply, body)
     if not body:
         raise ResponseValidationError("sound was asked for and the reply is empty", status=reply.status)
+    if kind in _SOUNDS and body[:1] == b"{":
+        raise_embedded(call, body)
     told = kind if kind not in _SOUNDS else media_type
     return Speech(
         data=body,
@@ -64,9 +69,10 @@ def read_sound(call: HttpCall, reply: HttpReply, body: bytes, *, usage: Usage, m
 def open_sound(transport: Transport, call: HttpCall, *, usage: Usage, media_type: str | None = None) -> MediaEvents:
     """The same as it comes; `usage` is what it will have consumed at its end."""
 
-    def decoder(_: HttpCall, __: HttpReply, kind: str) -> _Sound | None:
-        told = kind if kind not in _SOUNDS else media_type
-        return _Sound(told, usage) if _is_sound(kind) else None
+    def decoder(call: HttpCall, _: HttpReply, kind: str) -> _Sound | None:
+        if kind in _SOUNDS:
+            return _Unnamed(media_type, usage, lambda document: raise_embedded(call, document))
+        return _Sound(kind, usage) if _is_sound(kind) else None
 
     def whole(call: HttpCall, reply: HttpReply, body: bytes) -> list[Event]:
         raise _no_sound(call, reply, body)
@@ -95,6 +101,32 @@ class _Sound:
     def close(self) -> list[Event]:
         """What has been consumed."""
         return [UsageReport(self._usage)]
+
+
+class _Unnamed(_Sound):
+    """One of no certain type: what begins as a document is held back until it is too long for an error."""
+
+    def __init__(self, media_type: str | None, usage: Usage, check: Callable[[bytes], None]) -> None:
+        super().__init__(media_type, usage)
+        self._check = check
+        self._held: bytes | None = b""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The bytes as they are, once they can be no document."""
+        if self._held is None:
+            return super().feed(data)
+        held = self._held = self._held + data
+        if held[:1] == b"{" and len(held) <= _BODY_BYTES:
+            return []
+        self._held = None
+        return super().feed(held)
+
+    def close(self) -> list[Event]:
+        """What was held back, and what has been consumed. Raises the error that a document is."""
+        if not self._held:
+            return super().close()
+        self._check(self._held)
+        return [*super().feed(self._held), *super().close()]
 
 
 def _kind(reply: HttpReply) -> str:

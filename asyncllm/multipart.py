@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
+from asyncllm.errors import InvalidRequestError
 from asyncllm.media import MediaFile
 
 __all__ = ["encode_form", "form_texts", "option_fields"]
@@ -25,9 +26,11 @@ def encode_form(
 
     `boundary` makes candidates for what parts the fields, by default random ones. One that occurs in a field is not
     taken.
+
+    Raises `InvalidRequestError` for a text that holds half of a surrogate pair.
     """
     make = boundary or (lambda: _MARK + os.urandom(16).hex())
-    contents = [value.data if isinstance(value, MediaFile) else _utf8(value) for _, value in fields]
+    contents = [value.data if isinstance(value, MediaFile) else _content(name, value) for name, value in fields]
     mark = make()
     while any(mark.encode() in content for content in contents):
         mark = make()
@@ -77,5 +80,14 @@ def _escaped(name: str) -> str:
     return name.translate(_ESCAPES)
 
 
+def _content(name: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError(
+            f"{name[:40]} holds half of a surrogate pair, which is no character and has no UTF-8", field=name[:100]
+        ) from None
+
+
 def _utf8(text: str) -> bytes:
-    return text.encode("utf-8", "replace")  # half of a surrogate pair is no character
+    return text.encode("utf-8", "replace")  # the name of a file may be of no encoding

@@ -77,6 +77,7 @@ _BY_CODE: dict[str, type[APIStatusError]] = {
     "string_above_max_length": ContextLengthExceededError,
     "voice_not_found": NotFoundError,
 }
+_BY_CODE["API_KEY_INVALID"] = AuthenticationError  # which Google answers with 400, and with this in the details
 _SIGNATURE = ("ExpiredTokenException", "InvalidSignatureException", "UnrecognizedClientException")
 _BY_CODE.update(dict.fromkeys(_SIGNATURE, AuthenticationError))  # which AWS answers with 403
 # What a response of OpenAI's Responses API fails by, where the request is at fault.
@@ -218,10 +219,19 @@ def _read(body: bytes) -> _Told:
         message=_as_text(error if isinstance(error, str) else next(filter(None, words), None)) + _filters(inner),
         code=_word(inner.get("code")) or _word(inner.get("error_code")) or word,
         param=_word(inner.get("param")),
-        kind=_word(inner.get("type")) or _word(inner.get("error_type")) or _word(whole.get("error_type")),
+        kind=_word(inner.get("type"))
+        or _word(inner.get("error_type"))
+        or _word(whole.get("error_type"))
+        or _reason(inner),
         status=status,
         request_id=_word(whole.get("request_id")),
     )
+
+
+def _reason(error: dict[str, Any]) -> str | None:
+    """Google's own word for what is wrong, which stands in the details."""
+    details = (_object(item) or {} for item in _array(error.get("details"))[:5])
+    return next((word for item in details if (word := _word(item.get("reason")))), None)
 
 
 def _unwrapped(document: object) -> object:

@@ -14,6 +14,7 @@ import pytest
 
 import asyncllm
 from asyncllm import Client, ConfigError, MediaFile, Message, TextDelta
+from asyncllm.multipart import form_texts
 from asyncllm.testing import (
     FaultyServer,
     ManualClock,
@@ -589,3 +590,30 @@ async def test_what_no_tokenizer_counts_is_refused_and_not_guessed_at(prompt: An
 async def test_a_key_shows_in_no_repr() -> None:
     async with serving([Stall()], options={"ad_token": "tok-1"}, api_key=None) as (_, client):
         assert "tok-1" not in repr(client)
+
+
+async def test_a_deployment_of_a_whisper_is_asked_for_all_that_it_tells() -> None:
+    options = {"deployments": {"whisper-1": "prod"}, "api_version": "v1"}
+    script = [Status(200, {"Content-Type": "application/json"}, b'{"text":"hello"}')]
+    async with serving(script, model="azure:whisper-1", options=options) as (server, client):
+        await client.transcribe(SOUND)
+
+    fields = dict(form_texts(server.requests[0].body) or [])
+    assert (fields["model"], fields["response_format"]) == ("prod", "verbose_json")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_in_place_of_a_sound_does_not_repeat_the_token(stream: bool) -> None:
+    body = b'{"error": {"message": "no good: tok-canary-1"}}'
+    options = {"token_provider": lambda: "tok-canary-1"}
+    script = [Status(200, {"Content-Type": "application/json"}, body)]
+    async with serving(script, api_key=None, options=options) as (server, client):
+        with pytest.raises(asyncllm.APIError, match="no good") as caught:
+            if stream:
+                async with client.stream_speech("hello", voice="alloy") as made:
+                    _ = [data async for data in made]
+            else:
+                await client.speak("hello", voice="alloy")
+
+    assert server.requests[0].headers["authorization"] == "Bearer tok-canary-1"
+    assert "canary" not in str(caught.value)

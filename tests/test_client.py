@@ -368,10 +368,11 @@ async def test_the_vendors_variables_are_read() -> None:
     assert call.headers["OpenAI-Organization"] == "org"
 
 
-async def test_openais_own_address_gets_its_own_name_for_the_output_limit() -> None:
+@pytest.mark.parametrize("url", [None, "https://eu.api.openai.com/v1"])
+async def test_openais_own_address_gets_its_own_name_for_the_output_limit(url: str | None) -> None:
     transport = ScriptedTransport([ScriptedReply(body=openai_reply("ok"))])
 
-    async with over(transport, base_url=None) as client:
+    async with over(transport, base_url=url) as client:
         await client.chat("hi", max_tokens=5)
 
     assert body(transport)["max_completion_tokens"] == 5

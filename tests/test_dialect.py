@@ -149,6 +149,19 @@ def test_a_completion_takes_text_or_tokens_and_counts_logprobs() -> None:
     assert json.loads(write_completion(request)) == {"model": "m", "prompt": [1, 2], "logprobs": 3}
 
 
+def test_a_completion_is_limited_by_the_one_name_that_it_knows() -> None:
+    request = Request(model="m", prompt="hi", sampling=Sampling(max_tokens=5))
+
+    assert json.loads(write_completion(request, Flavor(max_tokens="max_completion_tokens")))["max_tokens"] == 5
+    assert json.loads(write_completion(request, Flavor(max_tokens="max_new_tokens")))["max_new_tokens"] == 5
+
+
+def test_a_completion_without_logprobs_has_no_count_of_them() -> None:
+    request = Request(model="m", prompt="hi", sampling=Sampling(logprobs=False))
+
+    assert json.loads(write_completion(request)) == {"model": "m", "prompt": "hi"}
+
+
 def test_embeddings_ask_for_the_compact_form() -> None:
     sent = json.loads(write_embeddings(EmbedRequest(model="m", texts=("a",), dimensions=2, extra={"user": "u"})))
 
@@ -426,6 +439,38 @@ def test_a_reply_below_blank_lines_is_read() -> None:
 def test_an_error_in_a_good_reply_is_raised(body: bytes, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="boom"):
         read_reply(body)
+
+
+def test_an_error_in_place_of_vectors_or_models_is_raised() -> None:
+    body = b'{"error":{"message":"boom of sk-secret about tea","code":429}}'
+
+    with pytest.raises(asyncllm.RateLimitError, match=r"boom of \*\*\*") as caught:
+        read_embeddings(body, count=1, sent=b'{"input":["about tea"]}', secrets=("sk-secret",))
+    assert "tea" not in caught.value.message
+    for document in (body, b"[%b]" % body):
+        with pytest.raises(asyncllm.RateLimitError, match=r"boom of \*\*\*"):
+            read_models(document, secrets=("sk-secret",))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [{"index": 0, "embedding": []}, {"index": 1, "embedding": [1.0]}],
+        [{"index": 0, "embedding": ""}, {"index": 1, "embedding": [1.0]}],
+    ],
+)
+def test_a_vector_without_numbers_is_refused(data: object) -> None:
+    with pytest.raises(ResponseValidationError, match="no numbers"):
+        read_embeddings(msgspec.json.encode({"data": data}), count=2)
+
+
+def test_two_vectors_for_one_text_are_refused_unless_no_vector_says_which_it_is_for() -> None:
+    data = [{"index": index, "embedding": [1.0 + index]} for index in (0, 0, 1)]
+
+    with pytest.raises(ResponseValidationError, match="for the same"):
+        read_embeddings(msgspec.json.encode({"data": data}), count=3)
+    bare = [{"embedding": item["embedding"]} for item in data]
+    assert [list(vector) for vector in read_embeddings(msgspec.json.encode({"data": bare}), count=3)] == [[1], [1], [2]]
 
 
 @pytest.mark.parametrize("size", [1, 3, 6])

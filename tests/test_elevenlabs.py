@@ -148,13 +148,20 @@ async def test_channels_are_read_together() -> None:
     assert (heard.text, heard.duration_s, heard.words) == ("Hi\nHo", 3, (Word(text="Ho"),))
 
 
-@pytest.mark.parametrize("body", [b"[]", b"", b"<html>", b'{"words":[{}]}'])
+@pytest.mark.parametrize("body", [b"[]", b"", b"<html>", b'{"words":[{}]}', b"{}", b'{"request_id":"r"}'])
 async def test_a_transcript_that_cannot_be_read_is_an_error(body: bytes) -> None:
     async with serving([Status(200, {"Content-Type": "application/json"}, body)]) as (_, client):
         with pytest.raises(ResponseValidationError) as caught:
             await client.transcribe(WAV)
 
     assert caught.value.maybe_billed
+
+
+async def test_an_error_in_place_of_a_transcript_is_the_error_it_means() -> None:
+    body = b'{"detail":{"status":"quota_exceeded","message":"no more"}}'
+    async with serving([Status(200, {"Content-Type": "application/json"}, body)]) as (_, client):
+        with pytest.raises(asyncllm.QuotaExceededError):
+            await client.transcribe(WAV)
 
 
 async def test_models_are_listed() -> None:

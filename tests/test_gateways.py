@@ -168,6 +168,26 @@ async def test_sound_pictures_and_ranking_go_to_the_gateway_that_has_them(
     assert request.headers["authorization"] == "Bearer sk-its-own"
 
 
+@pytest.mark.parametrize("name", ["azure", "llama-server", "ollama", "openai", "openrouter"])
+async def test_a_schema_for_a_text_completion_is_refused_where_it_would_be_ignored(name: str) -> None:
+    transport = ScriptedTransport([REPLY])
+    given: dict[str, Any] = {"base_url": "http://h"} if name == "azure" else {}
+    async with Client(model=f"{name}:m", api_key="k", transport=transport, env={}, **given) as client:
+        with pytest.raises(UnsupportedError, match="JsonSchema"):
+            await client.complete("hi", constraint=JsonSchema({"type": "object"}))
+
+    assert not transport.calls
+
+
+@pytest.mark.parametrize("name", ["fireworks", "openai", "sglang", "vllm-server"])
+async def test_a_schema_for_a_text_completion_is_sent_where_it_counts(name: str) -> None:
+    transport = ScriptedTransport([REPLY])
+    async with Client(model=f"{name}:m", api_key="k", transport=transport, env={}, base_url="http://h/v1") as client:
+        await client.complete("hi", constraint=JsonSchema({"type": "object"}))
+
+    assert b'"response_format"' in transport.calls[0].body
+
+
 REFUSED: list[tuple[str, str, dict[str, Any]]] = [
     ("cerebras", "logit_bias", {"logit_bias": {"1": 1.0}}),
     ("deepseek", "JsonSchema", {"constraint": JsonSchema({"type": "object"})}),

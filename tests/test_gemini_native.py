@@ -63,6 +63,18 @@ async def test_a_quality_is_a_size(quality: str, size: str) -> None:
     assert server.requests[0].json()["generationConfig"]["imageConfig"] == {"imageSize": size}
 
 
+async def test_a_picture_s_own_settings_go_beside_those_of_the_options() -> None:
+    extra = {"generationConfig": {"imageConfig": {"personGeneration": "ALLOW_ADULT"}}}
+    async with serving() as (server, client):
+        await client.generate_image("A cat", quality="high", extra=extra)
+
+    assert server.requests[0].json()["generationConfig"] == {
+        "responseModalities": ["IMAGE"],
+        "imageConfig": {"imageSize": "4K", "personGeneration": "ALLOW_ADULT"},
+    }
+    assert extra == {"generationConfig": {"imageConfig": {"personGeneration": "ALLOW_ADULT"}}}
+
+
 async def test_a_stream_has_the_final_frame_alone() -> None:
     async with serving() as (_, client):
         async with client.stream_image("A cat") as stream:
@@ -147,7 +159,16 @@ async def test_a_picture_that_a_filter_keeps_back_is_the_filter_s_error(document
 
 
 @pytest.mark.parametrize(
-    "document", [{}, {"candidates": []}, {"candidates": [{"finishReason": "NO_IMAGE"}]}, b"[]", b"", b"<html>"]
+    "document",
+    [
+        {},
+        {"candidates": []},
+        {"candidates": [{"finishReason": "NO_IMAGE"}]},
+        {"candidates": [{"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": ""}}]}}]},
+        b"[]",
+        b"",
+        b"<html>",
+    ],
 )
 async def test_a_reply_without_a_picture_is_an_error(document: object) -> None:
     async with serving(answer(document)) as (_, client):

@@ -6,11 +6,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from mistralai.client import Mistral
 
 import asyncllm
-from asyncllm import Client, Message, ToolCall
+from asyncllm import Client, Message, ToolCall, UnsupportedError
+from asyncllm.multipart import form_texts
 from asyncllm.testing import FaultyServer, ScriptedReply, ScriptedTransport, Sse, Status
 from chunks import delta
+from forms import fields_of
 
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
@@ -156,3 +159,54 @@ async def test_a_validation_error_says_where() -> None:
             await client.chat("hi")
 
     assert "temperature" in caught.value.message
+
+
+HEARD = {
+    "model": "voxtral", "text": "Hi.", "language": None,
+    "segments": [{"type": "transcription_segment", "text": "Hi.", "start": 0.2, "end": 0.9}],
+    "usage": {"prompt_audio_seconds": 4, "prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12},
+}  # fmt: skip
+
+
+async def test_a_recording_is_written_down_by_the_fields_that_mistral_has() -> None:
+    body = msgspec.json.encode(HEARD)
+    async with (
+        FaultyServer([Status(200, {"Content-Type": "application/json"}, body)]) as server,
+        Client(model="mistral:voxtral", base_url=f"{server.url}/v1", api_key="k", retry=None) as client,
+    ):
+        heard = await client.transcribe(b"RIFF", timestamps=["segment"], extra={"context_bias": ["tea", "cup"]})
+        for options in ({"prompt": "Tea."}, {"verbose": True}):
+            with pytest.raises(UnsupportedError, match=next(iter(options))):
+                await client.transcribe(b"RIFF", **options)
+
+        (seen,) = server.requests
+        assert form_texts(seen.body) == [
+            ("model", "voxtral"),
+            ("timestamp_granularities", "segment"),
+            ("context_bias", "tea"),
+            ("context_bias", "cup"),
+        ]
+        assert heard.usage == asyncllm.Usage(input_tokens=7, output_tokens=5, audio_s=4)
+        assert heard.duration_s == 4
+
+
+async def test_mistrals_own_sdk_sends_the_same_form() -> None:
+    body = msgspec.json.encode(HEARD)
+    async with FaultyServer([Status(200, {"Content-Type": "application/json"}, body)]) as server:
+        async with Mistral(api_key="k", server_url=server.url) as theirs:
+            told = await theirs.audio.transcriptions.complete_async(
+                model="voxtral",
+                file={"file_name": "audio.wav", "content": b"RIFF"},
+                timestamp_granularities=["segment"],
+                temperature=0.5,
+            )
+        async with Client(model="mistral:voxtral", base_url=f"{server.url}/v1", api_key="k") as client:
+            heard = await client.transcribe(b"RIFF", timestamps=["segment"], temperature=0.5)
+
+    sent, ours = [  # the SDK writes its defaults out
+        sorted((one.name, one.value) for one in await fields_of(seen) if one.name not in ("diarize", "stream"))
+        for seen in server.requests
+    ]
+    assert ours == sent
+    assert [seen.path for seen in server.requests] == ["/v1/audio/transcriptions"] * 2
+    assert (heard.text, heard.usage.input_tokens) == (told.text, told.usage.prompt_tokens)

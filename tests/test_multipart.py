@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncllm.errors import InvalidRequestError
 from asyncllm.media import MediaFile
 from asyncllm.multipart import encode_form, form_texts, option_fields
 from forms import Field, read_form
@@ -103,3 +104,12 @@ def test_another_body_has_no_fields(body: bytes) -> None:
 )
 def test_an_option_becomes_fields(value: object, fields: list[tuple[str, str]]) -> None:
     assert list(option_fields("x", value)) == fields
+
+
+def test_half_of_a_character_is_refused_by_its_field_and_may_stand_in_the_name_of_a_file() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        encode_form([("prompt", "tea \ud83d")])
+
+    assert caught.value.field == "prompt"
+    assert "tea" not in str(caught.value)
+    assert b'filename="?.wav"' in encode_form([("file", MediaFile(b"RIFF", "\udcff.wav"))])[1]

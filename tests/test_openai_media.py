@@ -69,6 +69,22 @@ async def test_a_whisper_is_asked_for_the_verbose_form(tmp_path: Path) -> None:
     assert heard.raw["segments"][0]["avg_logprob"] == -0.28
 
 
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"text": "Hi.", "duration": "8.47", "usage": {"type": "duration", "seconds": "9"}}', "Hi."),
+        (b'{"text": "Hi.\xff", "duration": 8.47, "usage": {"type": "duration", "seconds": 9}}', "Hi.\ufffd"),
+        (b'\xef\xbb\xbf{"text": "Hi.", "duration": 8.47, "usage": {"seconds": 9, "total_tokens": NaN}}', "Hi."),
+    ],
+    ids=["numbers as texts", "half of a character", "a mark and no number"],
+)
+async def test_one_odd_field_does_not_cost_a_transcript(body: bytes, text: str) -> None:
+    async with serving(whole(body), model="openai:whisper-1") as (_, client):
+        heard = await client.transcribe(WAV)
+
+    assert (heard.text, heard.duration_s, heard.usage.audio_s) == (text, 8.47, 9)
+
+
 async def test_other_models_are_asked_for_the_plain_form_and_billed_by_tokens() -> None:
     async with serving(model="openai:gpt-4o-transcribe") as (server, client):
         heard = await client.transcribe(WAV, duration_s=8.5)
@@ -226,6 +242,24 @@ async def test_an_error_in_place_of_a_sound_is_the_error_it_means(stream: bool) 
             await said(client, stream=stream)
 
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_that_is_called_a_sound_is_one_all_the_same(stream: bool) -> None:
+    body = b'{"error": {"message": "slow down", "code": "rate_limit_exceeded"}}'
+    async with serving(sound(body, kind="application/octet-stream"), model="openai:tts-1") as (_, client):
+        with pytest.raises(asyncllm.RateLimitError):
+            await said(client, stream=stream)
+
+
+@pytest.mark.parametrize("data", [b"{}" * 10, b"{" * 70000], ids=["short", "long"])
+async def test_a_sound_may_begin_as_a_document_does(data: bytes) -> None:
+    async with serving(sound(data, kind="application/octet-stream"), model="openai:tts-1") as (_, client):
+        whole_sound = await client.speak("Hello", format="pcm")
+        async with client.stream_speech("Hello", format="pcm") as made:
+            pieces = [piece async for piece in made]
+
+    assert b"".join(pieces) == whole_sound.data == data
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -463,6 +497,13 @@ async def test_a_reply_without_pictures_is_an_error(body: object) -> None:
             await client.generate_image("A cat")
 
     assert caught.value.maybe_billed
+
+
+async def test_an_error_beside_no_pictures_is_the_error_it_means() -> None:
+    body = {"data": [], "error": {"message": "no", "code": "moderation_blocked"}}
+    async with serving(whole(body)) as (_, client):
+        with pytest.raises(asyncllm.ContentFilterError):
+            await client.generate_image("A cat")
 
 
 # -- moderation and ranking --------------------------------------------------------------------------------------

@@ -420,3 +420,15 @@ def test_a_server_has_the_last_word_on_retrying(status: int, kind: type[Exceptio
     for word, expected in words.items():
         error = rejection(status, {"x-should-retry": word}, b"")
         assert (type(error), error.retryable) == (kind, expected), word
+
+
+@pytest.mark.parametrize("form", ["%s", "[%s]"])
+def test_a_key_that_google_does_not_know_is_an_authentication_error(form: str) -> None:
+    body = (
+        '{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT","details":'
+        '[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID"}]}}'
+    )
+
+    error = rejection(400, {}, (form % body).encode())
+
+    assert (type(error), error.message, error.retryable) == (asyncllm.AuthenticationError, "API key not valid.", False)

@@ -191,6 +191,29 @@ def test_thinking_goes_back_unchanged_and_before_what_followed_from_it() -> None
     assert items[0] == REASONING
 
 
+def test_thinking_that_was_not_sealed_goes_back_only_where_it_is_stored() -> None:
+    unsealed: dict[str, Any] = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": None}
+    spoken = {**unsealed, "id": "rs_2", "content": [{"type": "reasoning_text", "text": "Think."}]}
+    blocks = (ReasoningBlock("openai", unsealed), ReasoningBlock("openai", spoken))
+    message = Message("assistant", "Hi.", reasoning_blocks=blocks)
+
+    said = {"role": "assistant", "content": "Hi."}
+    assert input_of(message) == [spoken, said]
+    assert body_of(message, extra={"store": True})["input"] == [unsealed, spoken, said]
+
+
+@pytest.mark.parametrize("odd", [{"delta": {"a": 1}}, {"arguments": {"a": 1}}, {"part": "x"}, {"response": "x"}])
+def test_events_of_types_that_are_not_read_may_have_fields_of_any_type(odd: dict[str, Any]) -> None:
+    reply = folded(SAY.start(), event("response.mcp_call_arguments.delta", **odd), SAY.text("Hi."), SAY.end())
+
+    assert reply.text == "Hi."
+
+
+def test_an_event_that_is_read_has_fields_of_its_types() -> None:
+    with pytest.raises(ResponseValidationError, match="delta"):
+        folded(SAY.start(), event("response.function_call_arguments.delta", delta={"a": 1}), SAY.end())
+
+
 def test_thinking_in_another_providers_form_stays_at_home() -> None:
     blocks = (ReasoningBlock("anthropic", {"type": "thinking"}), ReasoningBlock("openai", REASONING))
 

@@ -7,6 +7,7 @@ character, a list for an object), the same document is read a second time, lenie
 from __future__ import annotations
 
 from array import array
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -45,6 +46,8 @@ from asyncllm.rejection import broken_off, embedded_error
 from asyncllm.types import Embeddings, FinishReason, ModelInfo, ReasoningBlock, TokenLogprob, Usage
 
 __all__ = ["read_embeddings", "read_models", "read_reply"]
+
+T = TypeVar("T")
 
 _FINISH: dict[str, FinishReason] = {
     "abort": "error",
@@ -105,10 +108,7 @@ def read_reply(body: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = (),
     Raises `APIStatusError` for an error in a reply of status 200, `ResponseValidationError` for one that cannot be
     read. `sent` is the request's body and `secrets` are its keys, which no error text may repeat.
     """
-    try:
-        reply = decode(body, _extended if extended else _reply, "a reply")
-    except ResponseValidationError as invalid:
-        raise embedded_error(body, sent=sent, secrets=secrets) or invalid from None  # Gemini's errors come in a list
+    reply = _decode(body, _extended if extended else _reply, "a reply", sent, secrets)
     check_error(reply, body, sent, secrets)
     if reply.choices is None:
         raise ResponseValidationError("the reply has no `choices`", body=body[:65536])
@@ -125,6 +125,14 @@ def read_reply(body: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = (),
     # A whole reply is complete however it names its end, so each choice gets its terminal event.
     events += [finished(choice.index, choice.finish_reason) for choice in reply.choices]
     return events
+
+
+def _decode(body: bytes, decoder: msgspec.json.Decoder[T], what: str, sent: bytes, secrets: tuple[str, ...]) -> T:
+    """What `body` is. Raises what an error in its place means, which from Gemini comes in a list."""
+    try:
+        return decode(body, decoder, what)
+    except ResponseValidationError as invalid:
+        raise embedded_error(body, sent=sent, secrets=secrets) or invalid from None
 
 
 def check_error(reply: WireChunk, document: bytes, sent: bytes, secrets: tuple[str, ...]) -> None:
@@ -237,12 +245,19 @@ def _bytes(token: WireTop) -> tuple[int, ...] | None:
     return None if token.bytes is None else tuple(token.bytes)
 
 
-def read_embeddings(body: bytes, *, count: int) -> Embeddings:
-    """Vectors in the order of the texts. Raises `ResponseValidationError` unless there are `count`."""
-    reply = decode(body, _vectors, "an embeddings reply")
+def read_embeddings(body: bytes, *, count: int, sent: bytes = b"", secrets: tuple[str, ...] = ()) -> Embeddings:
+    """Vectors in the order of the texts. Raises `ResponseValidationError` unless there is one for each of `count`.
+
+    An error in a reply of status 200 is raised as what it means; `sent` and `secrets` are as in `read_reply`.
+    """
+    reply = _decode(body, _vectors, "an embeddings reply", sent, secrets)
     ordered = sorted(reply.data, key=lambda item: item.index)
     if len(ordered) != count:
         raise ResponseValidationError(f"{count} texts were sent and {len(ordered)} vectors came back")
+    if len({item.index for item in ordered}) not in (1, count):  # all under one: it was left out
+        raise ResponseValidationError(
+            f"{count} texts were sent and two of the vectors are for the same", body=body[:65536]
+        )
     return Embeddings(
         vectors=tuple(_vector(item.embedding, body) for item in ordered),
         usage=read_usage(reply.usage) if reply.usage else Usage(),
@@ -252,6 +267,8 @@ def read_embeddings(body: bytes, *, count: int) -> Embeddings:
 
 def _vector(wire: bytes | list[float], body: bytes) -> array[float]:
     vector = array("f")
+    if not wire:
+        raise ResponseValidationError("a vector has no numbers", body=body[:65536])
     if isinstance(wire, bytes):
         if len(wire) % vector.itemsize:
             raise ResponseValidationError(f"a vector of {len(wire)} bytes is no array of float32", body=body[:65536])
@@ -261,11 +278,13 @@ def _vector(wire: bytes | list[float], body: bytes) -> array[float]:
     return vector
 
 
-def read_models(body: bytes) -> list[ModelInfo]:
+def read_models(body: bytes, *, secrets: tuple[str, ...] = ()) -> list[ModelInfo]:
     """The reply to `GET /models`; Together sends the list without anything around it."""
-    if body.lstrip()[:1] == b"[":
-        body = b'{"data":%b}' % body
-    reply = decode(body, _models, "a model list")
+    document = b'{"data":%b}' % body if body.lstrip()[:1] == b"[" else body
+    try:
+        reply = decode(document, _models, "a model list")
+    except ResponseValidationError as invalid:
+        raise embedded_error(body, secrets=secrets) or invalid from None
     return [
         ModelInfo(id=model.id, owned_by=model.owned_by, context_tokens=model.context_tokens) for model in reply.data
     ]

@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 _NO_SAMPLING = Sampling()
+_OF_CHATS = "max_completion_tokens"  # which no text completion knows, whoever serves it
 _encoder = msgspec.json.Encoder()
 
 
@@ -115,13 +116,16 @@ def _finish(body: dict[str, Any], request: Request, flavor: Flavor) -> bytes:
     sampling = request.sampling
     if sampling != _NO_SAMPLING:
         body |= msgspec.to_builtins(sampling)  # leaves out what is unset
-        if "max_tokens" in body and flavor.max_tokens != "max_tokens":
-            body[flavor.max_tokens] = body.pop("max_tokens")
+        limit = flavor.max_tokens
+        if "max_tokens" in body and limit != "max_tokens" and (request.is_chat or limit != _OF_CHATS):
+            body[limit] = body.pop("max_tokens")
         if "top_logprobs" in body:
             body.setdefault("logprobs", True)
-        if not request.is_chat and body.get("logprobs"):
+        if not request.is_chat and "logprobs" in body:
             # Completions count alternatives in the one field that chat has as a flag.
-            body["logprobs"] = body.pop("top_logprobs", 1)
+            count = body.pop("top_logprobs", 1)
+            if body.pop("logprobs"):
+                body["logprobs"] = count
         for ours, theirs in flavor.names.items():
             if ours in body:
                 body[theirs] = body.pop(ours)

@@ -23,10 +23,10 @@ from asyncllm.backend import (
     require_options,
     require_supported,
 )
-from asyncllm.errors import InvalidRequestError, UnsupportedError
+from asyncllm.errors import InvalidRequestError, ResponseValidationError, UnsupportedError
 from asyncllm.events import Events
 from asyncllm.media import MediaFile, Speech, Transcript, Word
-from asyncllm.media_http import decode_document, open_sound, read_sound
+from asyncllm.media_http import decode_document, open_sound, raise_embedded, read_sound
 from asyncllm.multipart import encode_form, option_fields
 from asyncllm.types import ModelInfo, Request, Timeouts, Usage
 
@@ -60,7 +60,7 @@ class _Word(Struct):
 class _Transcript(Struct):
     """One transcript, or with `use_multi_channel` one a channel."""
 
-    text: str = ""
+    text: str | None = None
     language_code: str | None = None
     audio_duration_secs: float | None = None
     words: list[_Word] = []
@@ -126,6 +126,9 @@ class ElevenLabs:
         async with self._transport.open(call) as reply:
             body = await reply.read()
             wire = decode_document(call, reply, body, _Transcript, "a transcript")
+            if wire.text is None and wire.transcripts is None:
+                raise_embedded(call, body)
+                raise ResponseValidationError("the reply has no transcript", status=reply.status, body=body[:65536])
             return _transcript(wire, body, request, reply.headers.get("request-id"))
 
     async def list_models(self) -> Sequence[ModelInfo]:
@@ -243,7 +246,7 @@ def _transcript(wire: _Transcript, body: bytes, request: TranscribeRequest, requ
     told_s = max((one.audio_duration_secs for one in channels if one.audio_duration_secs is not None), default=None)
     lasts_s = request.duration_s if told_s is None else told_s
     return Transcript(
-        text="\n".join(one.text for one in channels),
+        text="\n".join(one.text or "" for one in channels),
         language=next((one.language_code for one in channels if one.language_code), None),
         duration_s=lasts_s,
         words=tuple(

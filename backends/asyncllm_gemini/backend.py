@@ -159,8 +159,11 @@ class Gemini:
         parts.append({"text": request.prompt})
         config: dict[str, Any] = {"responseModalities": ["IMAGE"]} | ({"imageConfig": picture} if picture else {})
         extra = dict(request.extra)
-        if isinstance(extra.get("generationConfig"), dict):
-            extra["generationConfig"] = config | extra["generationConfig"]  # which must not cost our own part of it
+        if isinstance(extra.get("generationConfig"), dict):  # which must not cost our own part of it
+            merged: dict[str, Any] = config | cast("dict[str, Any]", extra["generationConfig"])
+            if picture and isinstance(merged["imageConfig"], dict):
+                merged["imageConfig"] = picture | cast("dict[str, Any]", merged["imageConfig"])
+            extra["generationConfig"] = merged
         wire = {"contents": [{"role": "user", "parts": parts}], "generationConfig": config} | extra
         try:
             body = msgspec.json.encode(wire)
@@ -182,7 +185,7 @@ def _read(call: HttpCall, reply: HttpReply, body: bytes) -> Images:
     made = tuple(
         Image(data=part.inline_data.data, media_type=part.inline_data.mime_type)
         for part in parts
-        if part.inline_data is not None and not part.thought
+        if part.inline_data is not None and part.inline_data.data and not part.thought
     )
     if not made:
         raise_embedded(call, body)

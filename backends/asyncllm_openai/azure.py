@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
+from msgspec import UNSET
 
 from asyncllm.backend import (
     About,
@@ -118,8 +119,11 @@ class Azure(OpenAI):
         return await super().embed(self._named(request))
 
     async def transcribe(self, request: TranscribeRequest, /) -> Transcript:
-        """See `OpenAI`; this and the calls below go to the deployment of their model."""
-        return await super().transcribe(self._named(request))
+        """See `OpenAI`; this and the calls below go to the deployment of their model, whose name tells no whisper."""
+        named = self._named(request)
+        if request.verbose is UNSET and "whisper" in request.model.lower():
+            named = msgspec.structs.replace(named, verbose=True)
+        return await super().transcribe(named)
 
     async def speak(self, request: SpeechRequest, /) -> Speech:
         """See `OpenAI`."""
@@ -171,8 +175,25 @@ class Azure(OpenAI):
             )
         return deployment
 
+    def _media_call(self, path: str, request: MediaRequest, body: bytes, kind: str, *, stream: bool) -> HttpCall:
+        call = super()._media_call(path, request, body, kind, stream=stream)
+        return call if self._tokens is None else _TokenCall(**msgspec.structs.asdict(call), tokens=self._tokens)
+
     def _secrets(self, call: HttpCall) -> tuple[str, ...]:
         return super()._secrets(call) + (() if self._tokens is None else self._tokens.secrets)
+
+
+class _TokenCall(HttpCall, frozen=True, kw_only=True):
+    """A call whose token is put into it on the way."""
+
+    tokens: Tokens
+
+    _private = frozenset({"url", "body", "headers", "tokens"})
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """See `HttpCall`."""
+        return super().secrets + self.tokens.secrets
 
 
 class _CountingAzure(Azure):

@@ -60,6 +60,10 @@ class Service(Noun, frozen=True, kw_only=True):
     """Whether replies may hold what some services add to OpenAI's form."""
     probe: str = "/models"
     """What is asked for to know whether it is alive, and takes the key."""
+    schema_of_texts: bool = False
+    """Whether text completions take the schema that chats do: OpenAI's do not, and others ignore it."""
+    bare_transcripts: bool = False
+    """See `OpenAIMedia`."""
     options: tuple[str, ...] = ()
     """Names of options beside those that every server of this dialect has; `api` is one for who has Responses."""
 
@@ -77,7 +81,7 @@ class OpenAI(OpenAIMedia):
         self._name = config.backend
         self._transport = context.transport
         self._url = service.url
-        self._own = urlsplit(self._url).hostname == _HOST
+        self._own = _is_own(self._url)
         self._headers = service.headers
         self._stream_headers = {**self._headers, "Accept": "text/event-stream", "Cache-Control": "no-store"}
         self._flavor = msgspec.structs.replace(
@@ -88,12 +92,14 @@ class OpenAI(OpenAIMedia):
         self._cumulative = _choice(config, "delta_mode", "incremental", "cumulative")
         self._skip_bad = _choice(config, "on_bad_event", "raise", "skip")
         self._supported = RESPONSES if self._responses else service.supported
+        self._of_texts = self._supported if service.schema_of_texts else self._supported - {"JsonSchema"}
         self._extended = service.extended
         self._probe = service.probe
+        self._bare_transcripts = service.bare_transcripts
 
     def open(self, request: Request, /) -> Exchange:
         """Start one chat or completion; see `asyncllm.backend.Backend`."""
-        require_supported(request, self._supported, backend=self._name)
+        require_supported(request, self._supported if request.is_chat else self._of_texts, backend=self._name)
         if self._responses:
             path, body = "/responses", write_response(request)
         elif request.is_chat:
@@ -118,12 +124,14 @@ class OpenAI(OpenAIMedia):
         url = self._address("/embeddings", request.model)
         call = HttpCall(url=url, body=body, headers=self._headers, timeouts=request.timeouts)
         async with self._transport.open(call) as reply:
-            return read_embeddings(await reply.read(), count=len(request.texts))
+            document = await reply.read()
+            return read_embeddings(document, count=len(request.texts), sent=body, secrets=self._secrets(call))
 
     async def list_models(self) -> Sequence[ModelInfo]:
         """What `GET /models` lists."""
-        async with self._transport.open(self._get("/models")) as reply:
-            return read_models(await reply.read())
+        call = self._get("/models")
+        async with self._transport.open(call) as reply:
+            return read_models(await reply.read(), secrets=self._secrets(call))
 
     async def is_alive(self) -> bool:
         """Whether the list of models is answered: a server that is up, and a key that it takes."""
@@ -183,15 +191,22 @@ _PROBE = Timeouts(connect_s=5, byte_idle_s=10)
 def _from_config(config: Config, env: Mapping[str, str]) -> Service:
     """OpenAI itself, which needs a key, or whoever else the configuration names, who may not."""
     url = config.url(env, "OPENAI_BASE_URL", f"https://{_HOST}/v1")
-    own = urlsplit(url).hostname == _HOST
+    own = _is_own(url)
     find_key = config.require_key if own else config.key
     return Service(
         url=url,
         headers=_headers(config, env, find_key(env, "OPENAI_API_KEY")),
         supported=CHAT if own else COMPATIBLE,
+        schema_of_texts=not own,
         flavor=Flavor(max_tokens="max_completion_tokens", reasoning="") if own else Flavor(),
         options=("api", "organization", "project"),
     )
+
+
+def _is_own(url: str) -> bool:
+    """Whether an address is OpenAI's own, or that of one of its regions, such as eu.api.openai.com."""
+    host = urlsplit(url).hostname or ""
+    return host == _HOST or host.endswith(f".{_HOST}")
 
 
 def _choice(config: Config, name: str, usual: str, other: str) -> bool:

@@ -48,6 +48,8 @@ def service(row: Gateway, config: Config, env: Mapping[str, str], url: str) -> S
         flavor=row.flavor,
         extended=row.extended,
         probe=row.probe,
+        schema_of_texts=row.schema_of_texts,
+        bare_transcripts=row.bare_transcripts,
     )
 
 

@@ -53,6 +53,7 @@ _QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")
 
 _SPEECH = frozenset({"voice", "format", "speed", "instructions"})
 _TRANSCRIBE = frozenset({"language", "prompt", "temperature", "timestamps", "verbose"})
+_OF_FORMS = frozenset({"prompt", "verbose"})
 _IMAGE = frozenset(
     {"n", "size", "aspect_ratio", "quality", "background", "format", "compression", "response_format", "partial_images"}
 )
@@ -66,6 +67,8 @@ class OpenAIMedia(ABC):
     _own: bool
     """Whether this is OpenAI's own service, whose limits are known."""
     _transport: Transport
+    _bare_transcripts: bool
+    """Whether a transcript is of one form, without a prompt, and lists in its request have no brackets."""
 
     @abstractmethod
     def _media_call(self, path: str, request: MediaRequest, body: bytes, kind: str, *, stream: bool) -> HttpCall:
@@ -73,18 +76,21 @@ class OpenAIMedia(ABC):
 
     async def transcribe(self, request: TranscribeRequest, /) -> Transcript:
         """See `asyncllm.backend.Transcriber`. A model is asked for all that it tells: a `whisper` tells most."""
-        require_options(request, _TRANSCRIBE, backend=self._name)
-        form = self._transcription_format(request)
+        bare = self._bare_transcripts
+        require_options(request, _TRANSCRIBE - _OF_FORMS if bare else _TRANSCRIBE, backend=self._name)
+        form = None if bare else self._transcription_format(request)
         if self._own:
             self._bound(request.audio, "audio", _AUDIO_BYTES)
         fields: list[tuple[str, str | MediaFile]] = [("file", request.audio), ("model", request.model)]
         for name in ("language", "prompt", "temperature"):
             if (value := getattr(request, name)) is not UNSET:
                 fields += option_fields(name, value)
-        fields.append(("response_format", form))
+        if form is not None:
+            fields.append(("response_format", form))
         if request.timestamps is not UNSET:
             fields += option_fields("timestamp_granularities", request.timestamps)
-        call, reply, body = await self._ask("/audio/transcriptions", request, *_form(fields, request))
+        kind, form_data = _form(fields, request, bare=bare)
+        call, reply, body = await self._ask("/audio/transcriptions", request, kind, form_data)
         return read_transcript(call, reply, body, duration_s=request.duration_s)
 
     async def speak(self, request: SpeechRequest, /) -> Speech:
@@ -274,9 +280,9 @@ def _json(wire: dict[str, Any], request: MediaRequest) -> bytes:
         raise InvalidRequestError(f"an option is not JSON: {type(error).__name__}", field="extra") from None
 
 
-def _form(fields: list[tuple[str, str | MediaFile]], request: MediaRequest) -> tuple[str, bytes]:
-    """A form, where what is in `extra` stands in place of a field of that name."""
+def _form(fields: list[tuple[str, str | MediaFile]], request: MediaRequest, *, bare: bool = False) -> tuple[str, bytes]:
+    """A form, where what is in `extra` stands in place of a field of that name; `bare` names lists without `[]`."""
     kept = [field for field in fields if field[0].partition("[")[0] not in request.extra]
     for name, value in request.extra.items():
         kept += option_fields(name, value)
-    return encode_form(kept)
+    return encode_form([(name.removesuffix("[]"), value) for name, value in kept] if bare else kept)

@@ -53,13 +53,15 @@ class _InputDetails(Struct):
 
 
 class _Usage(Struct):
-    """Every form of it: by tokens, by seconds, and what rerankers count."""
+    """Every form of it: by tokens, by seconds, Mistral's by both, and what rerankers count."""
 
     type: str | None = None
     seconds: float | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
     prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_audio_seconds: float | None = None
     total_tokens: int | None = None
     input_token_details: _InputDetails | None = None
     input_tokens_details: _InputDetails | None = None
@@ -151,10 +153,10 @@ def _usage(usage: _Usage | None) -> Usage:
     details = usage.input_token_details or usage.input_tokens_details or _InputDetails()
     return Usage(
         input_tokens=usage.prompt_tokens if usage.input_tokens is None else usage.input_tokens,
-        output_tokens=usage.output_tokens,
+        output_tokens=usage.completion_tokens if usage.output_tokens is None else usage.output_tokens,
         cached_tokens=details.cached_tokens,
         input_audio_tokens=details.audio_tokens,
-        audio_s=usage.seconds,
+        audio_s=usage.prompt_audio_seconds if usage.seconds is None else usage.seconds,
     )
 
 
@@ -188,6 +190,8 @@ def sound_type(request: SpeechRequest) -> str | None:
 def read_images(call: HttpCall, reply: HttpReply, body: bytes, request: ImageRequest) -> Images:
     """The reply to `POST /images/generations` or `/images/edits`: every picture."""
     wire = decode_document(call, reply, body, _Images, "a reply with pictures")
+    if not wire.data:
+        raise_embedded(call, body)
     return _images(wire, reply, request)
 
 

@@ -43,6 +43,10 @@ class Gateway(Struct, frozen=True, kw_only=True):
     also: frozenset[str] = frozenset()
     flavor: Flavor = _FLAVOR
     extended: bool = False
+    schema_of_texts: bool = False
+    """Whether text completions take the schema that chats do: OpenAI's do not, and others ignore it."""
+    bare_transcripts: bool = False
+    """Whether a transcript is of one form, without a prompt, and lists in its request have no brackets."""
     probe: str = "/models"
     """What is asked for to know whether it is alive; empty where nothing can be."""
 
@@ -73,6 +77,7 @@ _ROWS = (
     Gateway(
         name="fireworks", summary="Fireworks AI", url="https://api.fireworks.ai/inference/v1",
         keys=("FIREWORKS_API_KEY",), address="FIREWORKS_BASE_URL", calls=_ALL, lacks=_MEDIA, also=_OPEN,
+        schema_of_texts=True,
     ),
     Gateway(
         name="gemini", summary="Google Gemini, by its OpenAI-compatible API",
@@ -94,7 +99,7 @@ _ROWS = (
     Gateway(
         name="mistral", summary="Mistral AI", url="https://api.mistral.ai/v1",
         keys=("MISTRAL_API_KEY",), address="MISTRAL_BASE_URL", extended=True,
-        calls=("chat", "embed", "list_models", "transcribe"),
+        calls=("chat", "embed", "list_models", "transcribe"), bare_transcripts=True,
         lacks=_MEDIA | _PROBS | {"logit_bias"},
         flavor=Flavor(
             include_usage=False, reasoning="thinking", required="any", no_content="",
@@ -166,7 +171,7 @@ _ROWS = (
     Gateway(
         name="sglang", summary="SGLang", url="http://localhost:30000/v1",
         keys=("SGLANG_API_KEY",), address="SGLANG_BASE_URL", needs_key=False, calls=_ALL,
-        also=_ENGINE - {"include_stop_str_in_output"}, flavor=Flavor(),
+        also=_ENGINE - {"include_stop_str_in_output"}, flavor=Flavor(), schema_of_texts=True,
     ),
 )  # fmt: skip
 

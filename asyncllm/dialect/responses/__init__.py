@@ -6,8 +6,9 @@ sent, `replies` reads a whole reply, `streams` reads typed events as they come.
 What a conversation is here: a list of items. Messages keep their places in it, system ones included, so that nothing
 depends on the separate field `instructions` (which travels in `extra`, as `previous_response_id`, `conversation`,
 `truncation` and the tools that OpenAI runs itself do). A response is not stored (`store` is false) unless `extra` says
-otherwise, and a model's thinking comes back as sealed items in `Message.reasoning_blocks`, to be sent again as they
-are.
+otherwise, and a model's thinking comes back as items in `Message.reasoning_blocks`, to be sent again as they are: those
+that are sealed, which they are where a call sets `reasoning_effort`, or that have their text. Others are known to a
+store alone.
 """
 
 from asyncllm.dialect.responses.replies import read_response

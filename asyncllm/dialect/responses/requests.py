@@ -48,9 +48,10 @@ def write_response(request: Request) -> bytes:
 
     Raises `InvalidRequestError` and `UnsupportedError` for a message that this API has no place for.
     """
+    stored = request.extra.get("store", False) is not False
     body: dict[str, Any] = {
         "model": request.model,
-        "input": [item for place, message in enumerate(request.messages) for item in _items(message, place)],
+        "input": [item for place, message in enumerate(request.messages) for item in _items(message, place, stored)],
         "store": False,
     }
     if request.tools:
@@ -107,7 +108,7 @@ def _ask_for_sealed_reasoning(body: dict[str, Any]) -> None:
         body["include"] = include if _SEALED in include else [*include, _SEALED]
 
 
-def _items(message: Message, place: int) -> Iterator[dict[str, Any]]:
+def _items(message: Message, place: int, stored: bool) -> Iterator[dict[str, Any]]:
     """The items that one message is."""
     field = f"messages[{place}]"
     if message.name is not None:
@@ -119,14 +120,14 @@ def _items(message: Message, place: int) -> Iterator[dict[str, Any]]:
             raise InvalidRequestError(f"{field} answers no call: set tool_call_id", field=f"{field}.tool_call_id")
         yield {"type": "function_call_output", "call_id": message.tool_call_id, "output": _content(message)}
     elif message.role == "assistant":
-        yield from _turn(message, field)
+        yield from _turn(message, field, stored)
     else:
         yield {"role": message.role, "content": _content(message)}
 
 
-def _turn(message: Message, field: str) -> Iterator[dict[str, Any]]:
+def _turn(message: Message, field: str, stored: bool) -> Iterator[dict[str, Any]]:
     """An assistant's turn: its thinking, its words, its calls; thinking that belongs to a call right before that."""
-    blocks = [block for block in message.reasoning_blocks if block.dialect == DIALECT]
+    blocks = [block for block in message.reasoning_blocks if block.dialect == DIALECT and (stored or _is_whole(block))]
     signed = {call.signature for call in message.tool_calls}
     yield from (block.data for block in blocks if _id(block) not in signed)
     content = _said(message, field)
@@ -136,6 +137,11 @@ def _turn(message: Message, field: str) -> Iterator[dict[str, Any]]:
         if call.signature is not None:
             yield from (block.data for block in blocks if _id(block) == call.signature)
         yield _call(call)
+
+
+def _is_whole(block: ReasoningBlock) -> bool:
+    """Whether an item says what was thought. One that does not, sealed or open, is an id that only a store knows."""
+    return any(block.data.get(name) for name in ("encrypted_content", "content"))
 
 
 def _id(block: ReasoningBlock) -> object:

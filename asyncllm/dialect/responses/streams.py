@@ -83,7 +83,23 @@ class _Call(Struct):
     is_announced: bool = False
 
 
+class _Kind(Struct, gc=False):
+    """What tells whether an event is read at all."""
+
+    type: str | None = None
+
+
 _event = msgspec.json.Decoder(_WireEvent)
+_kind = msgspec.json.Decoder(_Kind)
+_READ = frozenset(
+    f"response.{kind}"
+    for kind in (
+        "completed", "content_part.done", "created", "failed", "function_call_arguments.delta",
+        "function_call_arguments.done", "in_progress", "incomplete", "output_item.added", "output_item.done",
+        "output_text.delta", "output_text.done", "queued", "reasoning_summary_text.delta",
+        "reasoning_summary_text.done", "reasoning_text.delta", "reasoning_text.done", "refusal.delta", "refusal.done",
+    )
+)  # fmt: skip
 
 
 class ResponseStream(EventDecoder):
@@ -150,6 +166,8 @@ class ResponseStream(EventDecoder):
         try:
             return decode(event.data, _event, f"event {self._position}")
         except ResponseValidationError as error:
+            if _is_passed_over(event):
+                return None
             if not self._skip_bad:
                 raise ResponseValidationError(error.message, body=error.body, maybe_billed=True) from None
             events.append(Skipped(self._position))
@@ -324,6 +342,15 @@ class ResponseStream(EventDecoder):
             if rest or not known:
                 delta = msgspec.structs.replace(call, position=position, arguments=rest)
                 self._say(delta if not known else ToolCallDelta(position, call.id, arguments=rest), events)
+
+
+def _is_passed_over(event: ServerSentEvent) -> bool:
+    """Whether an event is of a known form and of a type that is not read, whose fields may be of any type."""
+    try:
+        kind = _kind.decode(event.data).type or event.type
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return kind.startswith("response.") and kind not in _READ
 
 
 def _rest(said: str, whole: str) -> str:
