@@ -15,6 +15,11 @@ P_co = TypeVar("P_co", covariant=True)
 class Runner(Protocol):
     """Who awaits things on the background loop."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether the loop has ended, and what ran on it."""
+        ...
+
     def run(self, call: Callable[[], Awaitable[T]], /) -> T:
         """Await `call()` over there and return its result here."""
         ...
@@ -46,7 +51,8 @@ class WaitingStream(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._runner.run(lambda: self._opened.__aexit__(None, None, None))
+        if not self._runner.closed:  # otherwise closing the client has ended the call
+            self._runner.run(lambda: self._opened.__aexit__(None, None, None))
 
     def __iter__(self) -> Iterator[T]:
         pieces = aiter(self._opened)

@@ -209,3 +209,12 @@ def test_a_forked_child_is_told_and_the_parent_goes_on() -> None:
     done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=30)
 
     assert done.stdout == "refused\nstill here\n"
+
+
+def test_a_stream_whose_client_was_closed_is_left_in_peace() -> None:
+    client = asyncllm.sync.Client(backend=ScriptedBackend([[TextDelta("a"), TextDelta("b"), Finished("stop")]]))
+    with client.stream("hi") as stream:
+        next(iter(stream))
+        client.close()
+
+    assert stream.response.text.startswith("a")
