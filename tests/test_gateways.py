@@ -8,7 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from asyncllm import Client, ConfigError, Grammar, JsonSchema, Message, Tool, UnsupportedError
+from asyncllm import (
+    Client,
+    ConfigError,
+    ContextLengthExceededError,
+    Grammar,
+    JsonSchema,
+    Message,
+    Tool,
+    UnsupportedError,
+)
 from asyncllm.registry import Registry
 from asyncllm.testing import FaultyServer, ScriptedReply, ScriptedTransport, Sse, Status, openai_chunks, openai_reply
 from asyncllm_openai.table import GATEWAYS
@@ -186,6 +195,17 @@ async def test_a_schema_for_a_text_completion_is_sent_where_it_counts(name: str)
         await client.complete("hi", constraint=JsonSchema({"type": "object"}))
 
     assert b'"response_format"' in transport.calls[0].body
+
+
+@pytest.mark.parametrize("name", ["llama-server", "vllm-server"])
+async def test_an_error_in_place_of_a_count_is_raised_as_what_it_means(name: str) -> None:
+    error = b'{"error": {"message": "the prompt is too long", "code": "context_length_exceeded"}}'
+    async with (
+        FaultyServer([Status(200, {"Content-Type": "application/json"}, error)]) as server,
+        Client(model=f"{name}:m", base_url=f"{server.url}/v1", retry=None) as client,
+    ):
+        with pytest.raises(ContextLengthExceededError, match="too long"):
+            await client.check_prompt("hi")
 
 
 REFUSED: list[tuple[str, str, dict[str, Any]]] = [

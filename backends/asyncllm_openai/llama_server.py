@@ -15,6 +15,7 @@ from asyncllm.backend import About, Backend, Config, Context, HttpCall, require_
 from asyncllm.dialect import write_chat
 from asyncllm.dialect.lenient import decode
 from asyncllm.errors import NotFoundError
+from asyncllm.rejection import embedded_error
 from asyncllm.types import PromptCheck, Request, Sampling
 from asyncllm_openai import gateways
 from asyncllm_openai.backend import OpenAI
@@ -95,4 +96,8 @@ class _LlamaServer(OpenAI):
     async def _told(self, method: str, url: str, request: Request, body: bytes = b"") -> bytes:
         call = HttpCall(method=method, url=url, body=body, headers=self._headers, timeouts=request.timeouts)
         async with self._transport.open(call) as reply:
-            return await reply.read()
+            said = await reply.read()
+        error = embedded_error(said, sent=body, secrets=call.secrets)
+        if error is not None:
+            raise error
+        return said

@@ -24,6 +24,7 @@ from asyncllm.errors import ConfigError, NotFoundError
 from asyncllm.events import Events
 from asyncllm.exchange import Prepared
 from asyncllm.media import Ranking, Transcript
+from asyncllm.rejection import embedded_error
 from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Timeouts
 from asyncllm_openai.backend import OpenAI
 from asyncllm_openai.vllm_constraints import Spelling, constrained
@@ -145,7 +146,11 @@ class VLLMServer:
         url = f"{self._root}/tokenize"  # which stands beside /v1, not in it
         call = HttpCall(url=url, body=body, headers=self._headers, timeouts=request.timeouts)
         async with self._transport.open(call) as reply:
-            return decode(await reply.read(), _counted, "a token count")
+            said = await reply.read()
+        error = embedded_error(said, sent=body, secrets=call.secrets)
+        if error is not None:
+            raise error
+        return decode(said, _counted, "a token count")
 
     async def _check_model(self, model: str) -> None:
         """Raise `NotFoundError` unless the server lists `model`; once known it is not asked again."""
