@@ -23,10 +23,10 @@ from typing import Protocol
 from asyncllm.backend import HttpCall, HttpReply, Transport
 from asyncllm.errors import AsyncLLMError, ProtocolError, ResponseValidationError, StreamInterrupted
 from asyncllm.events import Event, Events, Ready
-from asyncllm.rejection import excerpt
+from asyncllm.rejection import embedded_error, excerpt
 from asyncllm.sse import ServerSentEvent, SSEDecoder
 
-__all__ = ["EVENT_STREAM", "EventDecoder", "Exchange", "Prepared", "StreamDecoder"]
+__all__ = ["EVENT_STREAM", "EventDecoder", "Exchange", "Prepared", "StreamDecoder", "content_type", "raise_embedded"]
 
 EVENT_STREAM = "text/event-stream"
 _PAGE_BYTES = 4096  # enough of a page to tell whose it is
@@ -154,7 +154,7 @@ class Exchange:
     async def _decode(self, reply: HttpReply) -> AsyncGenerator[list[Event]]:
         """The events of each network read together."""
         call = self._call
-        kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = content_type(reply)
         decoder = self._stream(call, reply, kind)
         if decoder is None:
             if kind == "application/json" or kind.endswith("+json"):
@@ -190,6 +190,18 @@ class Prepared:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         return await self._exchange.__aexit__(kind, error, trace)
+
+
+def content_type(reply: HttpReply) -> str:
+    """What a reply says it is, without its parameters; empty where it does not say."""
+    return reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def raise_embedded(call: HttpCall, document: bytes) -> None:
+    """Raise the error that a document in a reply of status 200 is, if it is one."""
+    error = embedded_error(document, sent=call.body, secrets=call.secrets)
+    if error is not None:
+        raise error
 
 
 async def _not_a_stream(reply: HttpReply, kind: str, call: HttpCall) -> ProtocolError:

@@ -11,12 +11,12 @@ from asyncllm.backend import HttpCall, HttpReply, MediaEvents, Transport
 from asyncllm.dialect.lenient import decode
 from asyncllm.errors import AsyncLLMError, ProtocolError, ResponseValidationError
 from asyncllm.events import Event, UsageReport
-from asyncllm.exchange import Exchange
+from asyncllm.exchange import Exchange, content_type, raise_embedded
 from asyncllm.media import AudioChunk, MediaEvent, Speech
 from asyncllm.rejection import embedded_error, excerpt
 from asyncllm.types import Usage
 
-__all__ = ["as_events", "decode_document", "open_sound", "raise_embedded", "read_sound"]
+__all__ = ["as_events", "decode_document", "open_sound", "read_sound"]
 
 T = TypeVar("T")
 
@@ -38,19 +38,12 @@ def decode_document(call: HttpCall, reply: HttpReply, body: bytes, kind: type[T]
         raise
 
 
-def raise_embedded(call: HttpCall, document: bytes) -> None:
-    """Raise the error that a document in a reply of status 200 is, if it is one."""
-    error = embedded_error(document, sent=call.body, secrets=call.secrets)
-    if error is not None:
-        raise error
-
-
 def read_sound(call: HttpCall, reply: HttpReply, body: bytes, *, usage: Usage, media_type: str | None = None) -> Speech:
     """The sound that a body is, of the type that the server names or else of `media_type`.
 
     Raises for a document or a page in its place, and for nothing at all.
     """
-    kind = _kind(reply)
+    kind = content_type(reply)
     if not _is_sound(kind):
         raise _no_sound(call, reply, body)
     if not body:
@@ -129,10 +122,6 @@ class _Unnamed(_Sound):
         return [*super().feed(self._held), *super().close()]
 
 
-def _kind(reply: HttpReply) -> str:
-    return reply.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
 def _is_sound(kind: str) -> bool:
     return kind.startswith(("audio/", "video/")) or kind in _SOUNDS
 
@@ -142,7 +131,7 @@ def _no_sound(call: HttpCall, reply: HttpReply, body: bytes) -> AsyncLLMError:
     error = embedded_error(body, sent=call.body, secrets=call.secrets)
     if error is not None:
         return error
-    kind = _kind(reply)
+    kind = content_type(reply)
     told = excerpt(body[:4096], sent=call.body, secrets=call.secrets) if kind.startswith("text/") else ""
     return ProtocolError(
         f"sound was asked for and the server answers with {kind[:60]}{f' ({told[:200]})' if told else ''}: "

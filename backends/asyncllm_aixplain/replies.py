@@ -18,10 +18,10 @@ from asyncllm.dialect import read_reply
 from asyncllm.dialect.lenient import decode
 from asyncllm.dialect.replies import choice_events, finished, read_usage
 from asyncllm.dialect.wire import WireReply, WireUsage
-from asyncllm.errors import APIStatusError, ResponseValidationError
+from asyncllm.errors import ResponseValidationError
 from asyncllm.events import Event, Finished, Started, TextDelta, UsageReport
-from asyncllm.exchange import EventDecoder
-from asyncllm.rejection import broken_off, embedded_error
+from asyncllm.exchange import EventDecoder, raise_embedded
+from asyncllm.rejection import broken_off
 from asyncllm.sse import ServerSentEvent
 from asyncllm.types import FinishReason, Usage
 from asyncllm_aixplain.failures import failed
@@ -100,7 +100,7 @@ def read_result(body: bytes, *, model: str, limit: int | None, call: HttpCall) -
     if result.choices is not None and (state is None or (state == "SUCCESS" and result.data is None)):
         return read_reply(body, sent=call.body, secrets=call.secrets)
     if state is None:
-        _check_error(body, call)
+        raise_embedded(call, body)
     if state != "SUCCESS":
         url = next((url for url in (result.data, result.url) if _is_url(url)), None)
         if url is not None:
@@ -150,7 +150,7 @@ class RunStream(EventDecoder):
         if state == "FAILED" or (state != "SUCCESS" and (frame.error_message or frame.supplier_error)):
             raise failed(decode(data, _documents, "a frame"), data, self._call)
         if not frame.choices and frame.data is None:
-            _check_error(data, self._call)
+            raise_embedded(self._call, data)
         elif frame.error:
             raise broken_off(data, sent=self._call.body, secrets=self._call.secrets)
         self._add(frame, data, events)
@@ -205,12 +205,6 @@ def _state(result: _Result) -> State | None:
 
 def _state_of(status: object) -> State | None:
     return _STATES.get(status.upper()) if isinstance(status, str) else None
-
-
-def _check_error(data: bytes, call: HttpCall) -> None:
-    error: APIStatusError | None = embedded_error(data, sent=call.body, secrets=call.secrets)
-    if error is not None:
-        raise error
 
 
 def _is_url(value: object) -> bool:

@@ -25,8 +25,9 @@ from asyncllm.backend import (
 )
 from asyncllm.errors import InvalidRequestError, ResponseValidationError, UnsupportedError
 from asyncllm.events import Events
+from asyncllm.exchange import raise_embedded
 from asyncllm.media import MediaFile, Speech, Transcript, Word
-from asyncllm.media_http import decode_document, open_sound, raise_embedded, read_sound
+from asyncllm.media_http import decode_document, open_sound, read_sound
 from asyncllm.multipart import encode_form, option_fields
 from asyncllm.types import ModelInfo, Request, Timeouts, Usage
 

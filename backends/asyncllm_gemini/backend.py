@@ -23,9 +23,9 @@ from asyncllm.backend import (
 )
 from asyncllm.errors import ConfigError, ContentFilterError, InvalidRequestError, ResponseValidationError
 from asyncllm.events import Event, Events, UsageReport
-from asyncllm.exchange import Exchange
+from asyncllm.exchange import Exchange, raise_embedded
 from asyncllm.media import Image, ImageFrame, Images
-from asyncllm.media_http import as_events, decode_document, raise_embedded
+from asyncllm.media_http import as_events, decode_document
 from asyncllm.types import ModelInfo, Request, Timeouts, Usage
 
 __all__ = ["Gemini"]

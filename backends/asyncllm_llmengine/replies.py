@@ -18,8 +18,8 @@ from asyncllm.backend import HttpCall
 from asyncllm.dialect.lenient import decode
 from asyncllm.errors import APIStatusError, ResponseValidationError
 from asyncllm.events import Event, Finished, LogprobsDelta, Started, TextDelta, UsageReport
-from asyncllm.exchange import EventDecoder
-from asyncllm.rejection import broken_off, embedded_error
+from asyncllm.exchange import EventDecoder, raise_embedded
+from asyncllm.rejection import broken_off
 from asyncllm.sse import ServerSentEvent
 from asyncllm.types import FinishReason, ModelInfo, TokenLogprob, Usage
 
@@ -40,8 +40,8 @@ def read_completion(body: bytes, *, model: str, limit: int | None, call: HttpCal
     output = _object(document.get("output"))
     text = output.get("text")
     if not isinstance(text, str):
-        error = embedded_error(body, sent=call.body, secrets=call.secrets)
-        raise error or ResponseValidationError("the reply has no `output` with a text", body=body[:_BODY_LIMIT])
+        raise_embedded(call, body)
+        raise ResponseValidationError("the reply has no `output` with a text", body=body[:_BODY_LIMIT])
     events: list[Event] = [Started(model, _text(document.get("request_id")), body)]
     if text:
         events.append(TextDelta(text))
@@ -81,9 +81,7 @@ class CompletionStream(EventDecoder):
         _check_error(document, data, call)
         output = document.get("output")
         if output is None:
-            error = embedded_error(data, sent=call.body, secrets=call.secrets)
-            if error is not None:
-                raise error
+            raise_embedded(call, data)
             return  # a frame without a result, as servers send them in between
         if not self._started:
             self._started = True

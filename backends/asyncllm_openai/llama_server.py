@@ -15,7 +15,7 @@ from asyncllm.backend import About, Backend, Config, Context, HttpCall, require_
 from asyncllm.dialect import write_chat
 from asyncllm.dialect.lenient import decode
 from asyncllm.errors import NotFoundError
-from asyncllm.rejection import embedded_error
+from asyncllm.exchange import raise_embedded
 from asyncllm.types import PromptCheck, Request, Sampling
 from asyncllm_openai import gateways
 from asyncllm_openai.backend import OpenAI
@@ -97,7 +97,5 @@ class _LlamaServer(OpenAI):
         call = HttpCall(method=method, url=url, body=body, headers=self._headers, timeouts=request.timeouts)
         async with self._transport.open(call) as reply:
             said = await reply.read()
-        error = embedded_error(said, sent=body, secrets=call.secrets)
-        if error is not None:
-            raise error
+        raise_embedded(call, said)
         return said

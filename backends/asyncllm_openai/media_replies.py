@@ -11,7 +11,7 @@ from msgspec import Struct
 from asyncllm.backend import HttpCall, HttpReply, ImageRequest, MediaEvents, SpeechRequest, Transport
 from asyncllm.errors import ResponseValidationError
 from asyncllm.events import Event, UsageReport
-from asyncllm.exchange import EVENT_STREAM, EventDecoder, Exchange
+from asyncllm.exchange import EVENT_STREAM, EventDecoder, Exchange, raise_embedded
 from asyncllm.media import (
     Image,
     ImageFrame,
@@ -24,7 +24,7 @@ from asyncllm.media import (
     Verdict,
     Word,
 )
-from asyncllm.media_http import as_events, decode_document, raise_embedded
+from asyncllm.media_http import as_events, decode_document
 from asyncllm.rejection import broken_off
 from asyncllm.sse import ServerSentEvent
 from asyncllm.types import Usage

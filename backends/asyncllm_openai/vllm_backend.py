@@ -22,9 +22,8 @@ from asyncllm.dialect import write_chat, write_completion
 from asyncllm.dialect.lenient import decode
 from asyncllm.errors import ConfigError, NotFoundError
 from asyncllm.events import Events
-from asyncllm.exchange import Prepared
+from asyncllm.exchange import Prepared, raise_embedded
 from asyncllm.media import Ranking, Transcript
-from asyncllm.rejection import embedded_error
 from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Timeouts
 from asyncllm_openai.backend import OpenAI
 from asyncllm_openai.vllm_constraints import Spelling, constrained
@@ -147,9 +146,7 @@ class VLLMServer:
         call = HttpCall(url=url, body=body, headers=self._headers, timeouts=request.timeouts)
         async with self._transport.open(call) as reply:
             said = await reply.read()
-        error = embedded_error(said, sent=body, secrets=call.secrets)
-        if error is not None:
-            raise error
+        raise_embedded(call, said)
         return decode(said, _counted, "a token count")
 
     async def _check_model(self, model: str) -> None:
