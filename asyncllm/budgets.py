@@ -19,7 +19,7 @@ from typing import Self
 
 from msgspec import Struct
 
-from asyncllm.backend import EmbedRequest, MediaRequest
+from asyncllm.backend import AnyRequest
 from asyncllm.errors import BudgetExceededError, ConfigError
 from asyncllm.estimate import estimated_input
 from asyncllm.types import Price, Request, Usage
@@ -171,9 +171,7 @@ class Reservation(Struct):
             one.settle(self, tokens, usd)
 
 
-def reserve(
-    budgets: Sequence[Budget], request: Request | EmbedRequest | MediaRequest, price: Price | None
-) -> Reservation:
+def reserve(budgets: Sequence[Budget], request: AnyRequest, price: Price | None) -> Reservation:
     """Set aside what the call may take, in all of `budgets` or in none.
 
     Raises `BudgetExceededError`, `ConfigError`.
@@ -196,7 +194,7 @@ def reserve(
     return claim
 
 
-def _bounded_output(request: Request | EmbedRequest | MediaRequest) -> int | None:
+def _bounded_output(request: AnyRequest) -> int | None:
     """Output tokens at the most, where that is known."""
     if not isinstance(request, Request):
         return 0

@@ -89,8 +89,13 @@ _REPAIRS = 1
 seen than paid for again and again."""
 
 
-def chat_request(prompt: Prompt, options: CallOptions, *, stream: bool, timeouts: Timeouts) -> Request:
-    """The request of a chat, its model left empty. Raises `InvalidRequestError`."""
+def chat_request(
+    prompt: Prompt, options: CallOptions, *, stream: bool, timeouts: Timeouts, output: Output | None = None
+) -> Request:
+    """The request of a chat, its model left empty. `output` is what `output_of` says of it, where that is at hand.
+
+    Raises `InvalidRequestError`.
+    """
     check_names(options)
     return Request(
         model="",
@@ -99,7 +104,7 @@ def chat_request(prompt: Prompt, options: CallOptions, *, stream: bool, timeouts
         tools=tuple(tool.plain() if isinstance(tool, FunctionTool) else tool for tool in as_tools(options)),
         tool_choice=_checked(options, "tool_choice", str),
         parallel_tool_calls=_checked(options, "parallel_tool_calls", bool),
-        constraint=_constraint(options),
+        constraint=_constraint(options, output or output_of(options)),
         stream=stream,
         timeouts=timeouts_of(options, timeouts),
         extra=extra_of(options),
@@ -108,9 +113,14 @@ def chat_request(prompt: Prompt, options: CallOptions, *, stream: bool, timeouts
 
 
 def completion_request(
-    prompt: str | Sequence[int], options: CallOptions, *, stream: bool, timeouts: Timeouts
+    prompt: str | Sequence[int],
+    options: CallOptions,
+    *,
+    stream: bool,
+    timeouts: Timeouts,
+    output: Output | None = None,
 ) -> Request:
-    """The request of a text completion, its model left empty. Raises `InvalidRequestError`."""
+    """The request of a text completion, as `chat_request`. Raises `InvalidRequestError`."""
     check_names(options)
     for name in _CHAT_ONLY:
         if name in options:
@@ -119,7 +129,7 @@ def completion_request(
         model="",
         prompt=_plain_prompt(prompt),
         sampling=_sampling(options),
-        constraint=_constraint(options),
+        constraint=_constraint(options, output or output_of(options)),
         stream=stream,
         timeouts=timeouts_of(options, timeouts),
         extra=extra_of(options),
@@ -245,12 +255,12 @@ def as_tools(options: CallOptions) -> tuple[Tool, ...]:
     return tuple(made)
 
 
-def _constraint(options: CallOptions) -> Constraint | None:
+def _constraint(options: CallOptions, output: Output | None) -> Constraint | None:
     constraint = options.get("constraint")
-    if "output_type" in options:
+    if output is not None:
         if constraint is not None:
             raise InvalidRequestError("give constraint or output_type, not both: either decides", field="constraint")
-        return Output(options["output_type"]).constraint
+        return output.constraint
     if constraint is not None and not isinstance(constraint, Constraint):
         raise InvalidRequestError(
             f"constraint is exactly one of JsonSchema, Regex, Choice and Grammar, not a {type(constraint).__name__}",

@@ -16,8 +16,20 @@ from typing import Any, Self, TypeVar, Unpack
 import msgspec
 from msgspec import UNSET
 
-from asyncllm.backend import Backend, Clock, Embedder, EmbedRequest, Health, Models, PromptChecker, Secret, Transport
-from asyncllm.backend.optional import ModelGetter, find_model
+from asyncllm.backend import (
+    AnyRequest,
+    Backend,
+    Clock,
+    Embedder,
+    EmbedRequest,
+    Health,
+    ModelGetter,
+    Models,
+    PromptChecker,
+    Secret,
+    Transport,
+)
+from asyncllm.backend.optional import find_model
 from asyncllm.budgets import Budget
 from asyncllm.cache import Cache, Guarded
 from asyncllm.calls import (
@@ -33,12 +45,7 @@ from asyncllm.calls import (
 )
 from asyncllm.clock import LoopClock
 from asyncllm.config import Settings, check_arguments, settings_of
-from asyncllm.errors import (
-    APIConnectionError,
-    ConfigError,
-    InvalidRequestError,
-    WrongLoopError,
-)
+from asyncllm.errors import APIConnectionError, ConfigError, InvalidRequestError, WrongLoopError
 from asyncllm.finishing import finish
 from asyncllm.hooks import Hook, Hooks
 from asyncllm.media_calls import MediaCalls
@@ -53,11 +60,11 @@ from asyncllm.routes import Arguments, Routes
 from asyncllm.stream import Candidate, Stream, TextStream
 from asyncllm.toolruns.rounds import Rounds, ToolOptions, ToolRun, run_tools
 from asyncllm.toolruns.stream import ToolStream
-from asyncllm.trail import AnyRequest, Kind, Trail
+from asyncllm.trail import Kind, Trail
 from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Request, Response, Timeouts
 from asyncllm.watchdog import Watchdog
 
-__all__ = ["Client", "finish"]
+__all__ = ["Client"]
 
 T = TypeVar("T")
 
@@ -158,7 +165,9 @@ class Client(MediaCalls):
         Raises, after: `APIError`, with whatever had arrived in `partial`.
         """
         if "output_type" in options:
-            return await repaired(self._ask, prompt, options, self._timeouts)
+            return await repaired(
+                lambda turns, asked: self._chat(turns, asked, stream=False).whole(), prompt, options, self._timeouts
+            )
         return await self._chat(prompt, options, stream=False).whole()
 
     def stream(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Stream:
@@ -338,17 +347,16 @@ class Client(MediaCalls):
     def __reduce__(self) -> str:
         raise TypeError("a Client holds connections and keys and is not pickled; make one in each process")
 
-    async def _ask(self, prompt: Prompt, options: CallOptions) -> Response:
-        return await self._chat(prompt, options, stream=False).whole()
-
     def _chat(self, prompt: Prompt, options: CallOptions, *, stream: bool) -> Stream:
         repairs_of(options, stream=stream)
-        request = chat_request(prompt, options, stream=stream, timeouts=self._timeouts)
-        return Stream(self._candidates(request, options), self._dog, self._observer, output_of(options))
+        output = output_of(options)
+        request = chat_request(prompt, options, stream=stream, timeouts=self._timeouts, output=output)
+        return Stream(self._candidates(request, options), self._dog, self._observer, output)
 
     def _complete(self, prompt: str | Sequence[int], options: CallOptions, *, stream: bool) -> Stream:
-        request = completion_request(prompt, options, stream=stream, timeouts=self._timeouts)
-        return Stream(self._candidates(request, options), self._dog, self._observer, output_of(options))
+        output = output_of(options)
+        request = completion_request(prompt, options, stream=stream, timeouts=self._timeouts, output=output)
+        return Stream(self._candidates(request, options), self._dog, self._observer, output)
 
     def _candidates(self, request: Request, options: CallOptions) -> list[Candidate]:
         self._bind()

@@ -6,7 +6,7 @@ replaces the estimate.
 
 from __future__ import annotations
 
-from asyncllm.backend import EmbedRequest, MediaRequest
+from asyncllm.backend import AnyRequest
 from asyncllm.types import Message, Request, TextPart
 
 __all__ = ["estimated_input", "estimated_tokens"]
@@ -16,7 +16,7 @@ _PART = 1000
 """An image, a sound or a document, whose size says little about what a model makes of it."""
 
 
-def estimated_tokens(request: Request | EmbedRequest | MediaRequest) -> int:
+def estimated_tokens(request: AnyRequest) -> int:
     """Input and output together; output counts only where `max_tokens` bounds it."""
     output = 0
     if isinstance(request, Request) and isinstance(request.sampling.max_tokens, int):
@@ -25,7 +25,7 @@ def estimated_tokens(request: Request | EmbedRequest | MediaRequest) -> int:
     return estimated_input(request) + output
 
 
-def estimated_input(request: Request | EmbedRequest | MediaRequest) -> int:
+def estimated_input(request: AnyRequest) -> int:
     """Tokens of the prompt, at least one."""
     if not isinstance(request, Request):
         return max(1, sum(map(len, request.texts)) // _CHARACTERS)

@@ -58,8 +58,7 @@ async def once(
     usage: Usage | None = getattr(made.result, "usage", None)
     trail.usage = usage
     if usage is not None and target.tariff is not None:
-        price = target.tariff.price()
-        trail.cost_usd = None if price is None else price.cost_usd(usage)
+        trail.cost_usd = target.tariff.cost_usd(usage)
     if observation is not None:
         trail.end()
         await observation.end(None, usage, None)

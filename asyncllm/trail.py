@@ -14,19 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from asyncllm.backend import EmbedRequest, MediaRequest
+    from asyncllm.backend import AnyRequest
     from asyncllm.errors import AsyncLLMError
     from asyncllm.types import Request, Usage
 
-__all__ = ["AnyRequest", "Kind", "Trail"]
+__all__ = ["Kind", "Trail"]
 
 Kind: TypeAlias = Literal[
     "chat", "complete", "embed", "check_prompt", "list_models", "get_model",
     "transcribe", "speak", "generate_image", "edit_image", "moderate", "rerank", "isolate",
 ]  # fmt: skip
-
-AnyRequest: TypeAlias = "Request | EmbedRequest | MediaRequest"
-"""What a backend is asked, whichever call it is."""
 
 
 class Trail(Struct, eq=False):

@@ -13,6 +13,8 @@ be `about(name: str) -> About`, which fills a row of the table of backends, and 
 `asyncllm doctor` what the backend would run on.
 """
 
+from typing import TypeAlias
+
 from asyncllm.backend.config import Config, Secret
 from asyncllm.backend.contract import About, Backend, Clock, Connect, Context
 from asyncllm.backend.http import HttpCall, HttpReply, Transport
@@ -36,9 +38,14 @@ from asyncllm.backend.media import (
 )
 from asyncllm.backend.optional import Embedder, EmbedRequest, Health, ModelGetter, Models, PromptChecker
 from asyncllm.support import require_supported
+from asyncllm.types import Request
+
+AnyRequest: TypeAlias = Request | EmbedRequest | MediaRequest
+"""What a backend is asked, whichever call it is."""
 
 __all__ = [
     "About",
+    "AnyRequest",
     "Backend",
     "Clock",
     "Config",

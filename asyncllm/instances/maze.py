@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from asyncllm.backend import Clock, Config, Transport
-from asyncllm.client import Client, finish
+from asyncllm.client import Client
 from asyncllm.clock import LoopClock
 from asyncllm.config import Settings
 from asyncllm.errors import APIConnectionError, APIError, ConfigError, NotFoundError, ResponseValidationError
+from asyncllm.finishing import finish
 from asyncllm.instances import wire
 from asyncllm.instances.errors import LostInstanceError, UnknownInstanceError
 from asyncllm.instances.instance import Instance, endpoint_of

@@ -143,8 +143,7 @@ class MediaStream(ABC, Generic[T]):
         """The answer has come to its proper end."""
         trail, tariff = self._trail, self._target.tariff
         trail.usage = self.usage
-        price = None if tariff is None else tariff.price()
-        trail.cost_usd = None if price is None else price.cost_usd(self.usage)
+        trail.cost_usd = None if tariff is None else tariff.cost_usd(self.usage)
         trail.is_complete = True
 
     def _read(self, event: Event) -> T | None:

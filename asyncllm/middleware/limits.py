@@ -16,7 +16,7 @@ from types import TracebackType
 
 from msgspec import Struct
 
-from asyncllm.backend import Clock, EmbedRequest, MediaRequest
+from asyncllm.backend import AnyRequest, Clock
 from asyncllm.clock import LoopClock
 from asyncllm.errors import (
     AsyncLLMError,
@@ -90,7 +90,7 @@ class Limiter:
         """Seconds for which no call will be let through."""
         return 0.0 if self._pause is None else max(0.0, self._pause.until - self._clock.time())
 
-    def enter(self, request: Request | EmbedRequest | MediaRequest) -> Slot | None:
+    def enter(self, request: AnyRequest) -> Slot | None:
         """Take a slot if one is free and nobody stands in line for it."""
         if not self._is_limited and self._pause is None:
             self.in_flight += 1
@@ -101,7 +101,7 @@ class Limiter:
             return None
         return self._give(tokens)
 
-    async def wait(self, request: Request | EmbedRequest | MediaRequest, pool_s: float | None) -> Slot:
+    async def wait(self, request: AnyRequest, pool_s: float | None) -> Slot:
         """Stand in line for a slot, for those to whom `enter` gave none.
 
         Raises `PoolTimeoutError` after `pool_s` seconds; `RateLimitError` at once, where a pause will not be over by
@@ -169,7 +169,7 @@ class Limiter:
         self._recent_tokens = 0
         self._pause = None
 
-    def _tokens(self, request: Request | EmbedRequest | MediaRequest) -> int:
+    def _tokens(self, request: AnyRequest) -> int:
         limit = self.limits.tokens_per_minute
         # A call above the whole limit could never be made: it is let through where nothing else was.
         return 0 if limit is None else min(limit, estimated_tokens(request))

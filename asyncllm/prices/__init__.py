@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncllm.prices.library import Library, Model
-from asyncllm.types import Price
+from asyncllm.types import Price, Usage
 
 __all__ = ["Prices", "Tariff", "library"]
 
@@ -105,6 +105,11 @@ class Tariff:
         if self._price is not None or self._entry is None:
             return self._price
         return self._entry.price(dt.datetime.now(dt.UTC))
+
+    def cost_usd(self, usage: Usage) -> float | None:
+        """US dollars for `usage` by the price in force, or `None` where there is none, which is warned of."""
+        price = self.price()
+        return None if price is None else price.cost_usd(usage)
 
     def price(self, answered: str | None = None) -> Price | None:
         """The price in force, of the model asked or else of the one that `answered`. Warns where there is none."""

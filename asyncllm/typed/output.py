@@ -36,19 +36,23 @@ class Output:
         self._kind = kind
 
     @cached_property
+    def _own_schema(self) -> dict[str, Any]:
+        return schema_of(self._kind, field="output_type")
+
+    @cached_property
     def schema(self) -> dict[str, Any]:
         """The schema of the answer, an object. Raises `InvalidRequestError` for a type that has none."""
-        schema = schema_of(self._kind, field="output_type")
-        if schema.get("type") == "object":
-            return schema
+        if not self.is_wrapped:
+            return self._own_schema
+        schema = dict(self._own_schema)
         definitions = {"$defs": schema.pop("$defs")} if "$defs" in schema else {}
         wrapped = {"type": "object", "properties": {"value": schema}, "required": ["value"]}
         return {**wrapped, "additionalProperties": False, **definitions}
 
-    @cached_property
+    @property
     def is_wrapped(self) -> bool:
         """Whether the value stands under `value` of an object."""
-        return schema_of(self._kind, field="output_type").get("type") != "object"
+        return self._own_schema.get("type") != "object"
 
     @property
     def constraint(self) -> JsonSchema:
