@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from itertools import pairwise
 from typing import Any
 
@@ -38,35 +38,18 @@ from asyncllm import (
 )
 from asyncllm.testing import FaultyServer, Op, SeenRequest, Status, openai_chunks
 from asyncllm_tgi.stops import Cut
+from talks import paths, talking
 from tgi_server import END, INFO, answer, event, failed, generated, served, streamed, tgi, token
 
 PROMPT = "my canary is blue"
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "boolean"}}}
 
 
-@asynccontextmanager
-async def serving(
-    script: Callable[[SeenRequest], Sequence[Op]] | Sequence[Op] = tgi,
-    *,
-    model: str = "some-model",
-    suffix: str = "",
-    env: Mapping[str, str] | None = None,
-    api_key: str | None = None,
-    **options: Any,
-) -> AsyncIterator[tuple[FaultyServer, Client]]:
+def serving(
+    script: Callable[[SeenRequest], Sequence[Op]] | Sequence[Op] = tgi, *, model: str = "some-model", **given: Any
+) -> AbstractAsyncContextManager[tuple[FaultyServer, Client]]:
     """A server, and a client of it that tries once."""
-    async with (
-        FaultyServer(script) as server,
-        Client(
-            model=f"tgi:{model}",
-            base_url=server.url + suffix,
-            api_key=api_key,
-            retry=None,
-            options=options,
-            env=env or {},
-        ) as client,
-    ):
-        yield server, client
+    return talking(script, f"tgi:{model}", **given)
 
 
 async def sent(*, chat: bool = False, **options: Any) -> dict[str, Any]:
@@ -111,10 +94,6 @@ async def failure_of(client: Client, *, chat: bool = False) -> APIError:
                 pass
     assert PROMPT not in str(caught.value)
     return caught.value
-
-
-def paths(server: FaultyServer) -> list[str]:
-    return [f"{seen.method} {seen.path}" for seen in server.requests]
 
 
 # -- what is sent ----------------------------------------------------------------------------------------------------

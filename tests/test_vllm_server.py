@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -29,6 +29,7 @@ from asyncllm.clock import LoopClock
 from asyncllm.testing import FaultyServer, Op, ScriptedTransport, SeenRequest, Stall, Status
 from asyncllm.types import Constraint, Request
 from asyncllm_openai.vllm_server import connect
+from talks import paths, talking
 from vllm_wire import LIMIT, vllm
 
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "boolean"}}}
@@ -46,33 +47,15 @@ VALUES: Mapping[str, object] = {
 }
 
 
-@asynccontextmanager
-async def serving(
+def serving(
     script: Callable[[SeenRequest], Sequence[Op]] = vllm,
     *,
     model: str = "some-model",
     suffix: str = "/v1",
-    env: Mapping[str, str] | None = None,
-    api_key: str | None = None,
-    **options: Any,
-) -> AsyncIterator[tuple[FaultyServer, Client]]:
+    **given: Any,
+) -> AbstractAsyncContextManager[tuple[FaultyServer, Client]]:
     """A server, and a client of it that tries once."""
-    async with (
-        FaultyServer(script) as server,
-        Client(
-            model=f"vllm-server:{model}",
-            base_url=server.url + suffix,
-            api_key=api_key,
-            retry=None,
-            options=options,
-            env=env or {},
-        ) as client,
-    ):
-        yield server, client
-
-
-def paths(server: FaultyServer) -> list[str]:
-    return [f"{seen.method} {seen.path}" for seen in server.requests]
+    return talking(script, f"vllm-server:{model}", suffix=suffix, **given)
 
 
 def error_reply(status: int, kind: str, param: str | None) -> list[Op]:

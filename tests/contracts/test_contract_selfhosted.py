@@ -7,8 +7,8 @@ flag not set.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
 import pytest
@@ -26,6 +26,7 @@ from asyncllm.testing import (
     Status,
     run_virtual,
 )
+from talks import talking
 from tgi_server import END, INFO, event, failed, generated, served, streamed, tgi, token
 from vllm_wire import LIMIT, vllm
 
@@ -35,20 +36,15 @@ BOTH = pytest.mark.parametrize("system", MODELS)
 TURNS = [Message("system", "Be brief"), Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "And?")]
 
 
-@asynccontextmanager
-async def serving(
+def serving(
     system: str,
     script: Callable[[SeenRequest], Sequence[Op]] | Sequence[Op] | None = None,
     *,
     model: str | None = None,
     **options: Any,
-) -> AsyncIterator[tuple[FaultyServer, Client]]:
+) -> AbstractAsyncContextManager[tuple[FaultyServer, Client]]:
     """A server of `system`, and a client of it that tries once."""
-    async with (
-        FaultyServer(script or SCRIPTS[system]) as server,
-        Client(model=model or MODELS[system], base_url=server.url, retry=None, options=options, env={}) as client,
-    ):
-        yield server, client
+    return talking(script or SCRIPTS[system], model or MODELS[system], **options)
 
 
 async def test_row_013_a_text_is_generated_by_tgis_own_route() -> None:
