@@ -22,7 +22,7 @@ from asyncllm.instances import wire
 from asyncllm.instances.errors import LostInstanceError, UnknownInstanceError
 from asyncllm.instances.instance import Instance, endpoint_of
 from asyncllm.instances.readiness import wait_until_ready
-from asyncllm.instances.server import Server, Shared, may_run
+from asyncllm.instances.server import Server, may_run
 from asyncllm.middleware.retry import Retry
 from asyncllm.types import Timeouts
 
@@ -294,7 +294,7 @@ class Maze:
             timeouts=self._timeouts,
             retry=self._retry,
             config=Settings(),
-            transport=Shared(self._server.transport),
+            transport=self._server.transport,
             env={},
         )
         instance = Instance(

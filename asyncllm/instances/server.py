@@ -11,20 +11,10 @@ from asyncllm.errors import APIError, APIStatusError, TotalTimeoutError
 from asyncllm.instances import wire
 from asyncllm.types import Timeouts
 
-__all__ = ["Server", "Shared", "may_run"]
+__all__ = ["Server", "may_run"]
 
 _STOP_TRIES = 3
 _RELAYS = (408, 502, 504)  # by which something in between says that it has no answer
-
-
-class Shared:
-    """A transport that several clients use and none of them closes."""
-
-    def __init__(self, transport: Transport) -> None:
-        self.open = transport.open
-
-    async def aclose(self) -> None:
-        """Nothing: whoever shares it closes it."""
 
 
 class Server:
