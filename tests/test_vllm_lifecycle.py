@@ -54,7 +54,7 @@ async def test_an_engine_that_sleeps_gives_its_calls_up_and_answers_once_it_is_a
                 if isinstance(event, TextDelta):
                     await tiny_engine.core.sleep(1)
         await tiny_engine.core.wake_up()
-        assert (await client.chat("x", max_tokens=2)).usage.output_tokens == 2
+        assert (await client.chat("x", max_tokens=2, ignore_eos=True)).usage.output_tokens == 2
 
 
 # -- sharing -----------------------------------------------------------------------------------------------------
@@ -65,11 +65,13 @@ async def test_clients_with_one_configuration_share_an_engine_and_the_last_one_e
     first, second, other = client_with(seed=1), client_with(seed=1), client_with(seed=1, max_num_seqs=7)
     async with second, other:
         async with first:
-            await asyncio.gather(*(client.chat("x", max_tokens=2) for client in (first, second, other)))
+            await asyncio.gather(
+                *(client.chat("x", max_tokens=2, ignore_eos=True) for client in (first, second, other))
+            )
             assert engine_of(first) is engine_of(second) is not engine_of(other)
             assert engine_of(first).users == 2
             assert len(processes_of(os.getpid()) - before) == 2
-        assert (await second.chat("x", max_tokens=2)).usage.output_tokens == 2
+        assert (await second.chat("x", max_tokens=2, ignore_eos=True)).usage.output_tokens == 2
         with pytest.raises(asyncllm.AsyncLLMError):
             await first.chat("x")
     assert processes_of(os.getpid()) == before
@@ -97,7 +99,7 @@ async def _starts_and_ends(times: int) -> None:
     counts: list[tuple[int, int]] = []
     for _ in range(times):
         async with client_with(seed=9) as client:
-            await client.chat("x", max_tokens=2)
+            await client.chat("x", max_tokens=2, ignore_eos=True)
             assert len(processes_of(os.getpid()) - processes) == 1
         assert processes_of(os.getpid()) == processes
         threads, files = counts[0] if counts else (threading.active_count(), files_in_use())
@@ -123,7 +125,7 @@ async def test_a_second_event_loop_is_refused_while_the_first_one_lives(tiny_eng
         await client.chat("x", max_tokens=1)
         with pytest.raises(asyncllm.WrongLoopError, match="loop"):
             await asyncio.to_thread(asyncio.run, elsewhere())
-        assert (await client.chat("x", max_tokens=3)).usage.output_tokens == 3
+        assert (await client.chat("x", max_tokens=3, ignore_eos=True)).usage.output_tokens == 3
 
 
 def test_what_a_closed_loop_left_under_way_is_given_up_on_the_next_one(tiny_engine: Engine) -> None:
@@ -149,12 +151,12 @@ def test_what_a_closed_loop_left_under_way_is_given_up_on_the_next_one(tiny_engi
 async def test_two_event_loops_have_engines_of_their_own_by_options_of_their_own(tiny_engine: Engine) -> None:
     async def elsewhere() -> int | None:
         async with client_with(seed=2) as other:
-            return (await other.chat("x", max_tokens=3)).usage.output_tokens
+            return (await other.chat("x", max_tokens=3, ignore_eos=True)).usage.output_tokens
 
     async with client_of(tiny_engine) as client:
         other = asyncio.create_task(asyncio.to_thread(asyncio.run, elsewhere()))
         while not other.done():
-            assert (await client.chat("x", max_tokens=3)).usage.output_tokens == 3
+            assert (await client.chat("x", max_tokens=3, ignore_eos=True)).usage.output_tokens == 3
         assert await other == 3
 
 
@@ -201,12 +203,12 @@ async def test_every_call_of_a_killed_engine_is_told_and_the_next_one_may_start_
             assert all(error.retryable and error.maybe_billed for error in errors)
             assert errors[0].partial is not None
             assert errors[0].partial.text == "".join(texts)
-            assert (await client.chat("x", max_tokens=3)).usage.output_tokens == 3
+            assert (await client.chat("x", max_tokens=3, ignore_eos=True)).usage.output_tokens == 3
             assert engine_of(client) is not engine
             async with client_with(restart=True, retry=asyncllm.Retry(backoff_s=0.01)) as patient:
                 await patient.chat("x", max_tokens=1)
                 kill(engine_of(patient))
-                assert (await patient.chat("x", max_tokens=3)).usage.output_tokens == 3
+                assert (await patient.chat("x", max_tokens=3, ignore_eos=True)).usage.output_tokens == 3
         await settle(client, before)
 
 
@@ -233,7 +235,7 @@ async def test_a_start_that_its_caller_gives_up_goes_on_for_the_others_and_says_
 ) -> None:
     async with client_with(seed=6, progress=True) as client:
         hasty = asyncio.create_task(client.chat("x", max_tokens=1))
-        patient = asyncio.create_task(client.chat("x", max_tokens=2))
+        patient = asyncio.create_task(client.chat("x", max_tokens=2, ignore_eos=True))
         await asyncio.sleep(0.05)
         hasty.cancel()
         await asyncio.wait([hasty], timeout=1)
@@ -356,7 +358,7 @@ def test_a_script_works_in_silence_though_it_forks_and_forgets_to_close() -> Non
                 atexit._run_exitfuncs()  # what else an interpreter does at its end would spoil the parent's event loop
                 os._exit(0)
             os.waitpid(child, 0)
-            print((await client.chat("hi", max_tokens=3)).usage.output_tokens, flush=True)
+            print((await client.chat("hi", max_tokens=3, ignore_eos=True)).usage.output_tokens, flush=True)
             stream = client.stream("Go on.", max_tokens=900, ignore_eos=True)
             await stream.__aenter__()
             sys.stdin.readline()
