@@ -3,12 +3,18 @@
     AsyncLLMError
     ├── ConfigError (also a ValueError)       what you gave is wrong; nothing was sent
     │   ├── InvalidRequestError               an argument of the call, named by `field`
+    │   ├── InputError                        an input of a batch that cannot be read, by place
+    │   ├── OutputExistsError                 something stands where an output is to be written
     │   └── PluginError                       an installed backend that cannot be loaded
     ├── WrongLoopError (also a RuntimeError)  a client used on a second event loop
     ├── UnsupportedError                      the backend lacks the option or the call; nothing was sent
     ├── BudgetExceededError
     ├── MaxRoundsExceededError                run_tools was to raise when the model wanted yet another round
     ├── JobFailedError
+    ├── RowAbandonedError                     a row of a batch that is not asked again, its `code` says why
+    ├── WriteError                            an output could not be written
+    ├── StoreError                            the store of a workspace cannot be used
+    │   └── CorruptStoreError · BatchLockedError · BatchLostError
     └── APIError                              the call itself went wrong
         ├── APIConnectionError                no usable reply arrived
         │   ├── APITimeoutError (also a TimeoutError)
@@ -50,6 +56,8 @@ __all__ = [
     "AsyncLLMError",
     "AuthenticationError",
     "BadRequestError",
+    "BatchLockedError",
+    "BatchLostError",
     "BodyTooLargeError",
     "BudgetExceededError",
     "ByteIdleTimeoutError",
@@ -58,15 +66,18 @@ __all__ = [
     "ConnectTimeoutError",
     "ContentFilterError",
     "ContextLengthExceededError",
+    "CorruptStoreError",
     "EngineDeadError",
     "EventIdleTimeoutError",
     "EventTooLargeError",
     "FirstEventTimeoutError",
+    "InputError",
     "InternalServerError",
     "InvalidRequestError",
     "JobFailedError",
     "MaxRoundsExceededError",
     "NotFoundError",
+    "OutputExistsError",
     "OverloadedError",
     "PermissionDeniedError",
     "PluginError",
@@ -77,10 +88,13 @@ __all__ = [
     "RedirectRefusedError",
     "ResourceExhaustedError",
     "ResponseValidationError",
+    "RowAbandonedError",
+    "StoreError",
     "StreamInterrupted",
     "TotalTimeoutError",
     "UnprocessableEntityError",
     "UnsupportedError",
+    "WriteError",
     "WrongLoopError",
 ]
 
@@ -182,6 +196,14 @@ class InvalidRequestError(ConfigError):
     """An argument of a call cannot be right; `field` names it and nothing was sent."""
 
 
+class InputError(ConfigError):
+    """An input of a batch is missing, or something in it cannot be read; the message names file, line and fix."""
+
+
+class OutputExistsError(ConfigError):
+    """Something stands where an output is to be written, and was not to be written over."""
+
+
 class PluginError(ConfigError):
     """An installed backend cannot be found, told apart, or loaded. Other backends are not affected."""
 
@@ -206,6 +228,34 @@ class MaxRoundsExceededError(AsyncLLMError):
 
 class JobFailedError(AsyncLLMError):
     """A job ended, and not in success."""
+
+
+class RowAbandonedError(AsyncLLMError):
+    """A row of a batch that is not asked again, or never was.
+
+    `code` says why: `dead_letter` for one during which the process ended too often, `expired` where the batch was out
+    of time, `cancelled` where it was cancelled.
+    """
+
+
+class WriteError(AsyncLLMError):
+    """An output could not be written. What it would have held is still where it came from."""
+
+
+class StoreError(AsyncLLMError):
+    """The store of a workspace cannot be used as it is, or where it is."""
+
+
+class CorruptStoreError(StoreError):
+    """The store holds what was not written to it. Nothing was changed."""
+
+
+class BatchLockedError(StoreError):
+    """Another runner is at work on the batch."""
+
+
+class BatchLostError(StoreError):
+    """Another runner has taken the batch over, because this one had stood still. Nothing of this one is kept since."""
 
 
 class APIError(AsyncLLMError):

@@ -56,6 +56,7 @@ FLOOR = {
     "repairs": 3,
     "tokens": 3,
     "place": 4,
+    "batch": 5,
     "media_calls": 5,
     "once": 5,
     "routes": 5,

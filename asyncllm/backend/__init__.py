@@ -18,6 +18,16 @@ from typing import TypeAlias
 from asyncllm.backend.config import Config, Secret
 from asyncllm.backend.contract import About, Backend, Clock, Connect, Context
 from asyncllm.backend.http import HttpCall, HttpReply, Transport
+from asyncllm.backend.jobs import (
+    Batches,
+    BatchItem,
+    BatchLimits,
+    BatchOutcome,
+    BatchRequest,
+    BatchState,
+    JobState,
+    JobStatus,
+)
 from asyncllm.backend.media import (
     ImageEditor,
     ImageMaker,
@@ -47,6 +57,12 @@ __all__ = [
     "About",
     "AnyRequest",
     "Backend",
+    "BatchItem",
+    "BatchLimits",
+    "BatchOutcome",
+    "BatchRequest",
+    "BatchState",
+    "Batches",
     "Clock",
     "Config",
     "Connect",
@@ -61,6 +77,8 @@ __all__ = [
     "ImageRequest",
     "IsolateRequest",
     "Isolator",
+    "JobState",
+    "JobStatus",
     "MediaEvents",
     "MediaRequest",
     "ModelGetter",

@@ -1,0 +1,1 @@
+"""The file formats of batches, read and written."""

@@ -1,0 +1,1 @@
+"""Where inputs are read from and outputs are written to."""
