@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from asyncllm.backend import EmbedRequest
 from asyncllm.dialect import message_from_dict, tool_from_dict
 from asyncllm.errors import InvalidRequestError
 from asyncllm.tools import FunctionTool
@@ -34,6 +35,7 @@ __all__ = [
     "chat_request",
     "check_names",
     "completion_request",
+    "embed_request",
     "extra_of",
     "output_of",
     "repairs_of",
@@ -134,6 +136,29 @@ def completion_request(
         timeouts=timeouts_of(options, timeouts),
         extra=extra_of(options),
         idempotency_key=_idempotency_key(options),
+    )
+
+
+def embed_request(
+    texts: str | Sequence[str], dimensions: int | None, timeouts: Timeouts, extra: Mapping[str, Any] | None
+) -> EmbedRequest:
+    """The request of `embed`, its model left empty. Raises `InvalidRequestError`."""
+    if not isinstance(texts, Iterable):
+        raise InvalidRequestError(f"texts is a text or a list of texts, not a {type(texts).__name__}", field="texts")
+    rows = [texts] if isinstance(texts, str) else list(texts)
+    if not rows:
+        raise InvalidRequestError("there is nothing to embed: texts is an empty list", field="texts")
+    for position, text in enumerate(rows):
+        if not isinstance(text, str) or not text:
+            raise InvalidRequestError(f"texts[{position}] is not a text, or is empty", field=f"texts[{position}]")
+    if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
+        raise InvalidRequestError("dimensions is a whole number from 1 up", field="dimensions")
+    return EmbedRequest(
+        model="",
+        texts=tuple(rows),
+        dimensions=UNSET if dimensions is None else dimensions,
+        timeouts=timeouts_of({"timeouts": timeouts}, timeouts),
+        extra={} if extra is None else extra_of({"extra": extra}),
     )
 
 

@@ -8,20 +8,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import msgspec
-from msgspec import UNSET
 
 from asyncllm.backend import (
     AnyRequest,
     Backend,
     Clock,
     Embedder,
-    EmbedRequest,
     Health,
     ModelGetter,
     Models,
@@ -30,6 +28,7 @@ from asyncllm.backend import (
     Transport,
 )
 from asyncllm.backend.optional import find_model
+from asyncllm.batch.calls import BatchCalls
 from asyncllm.budgets import Budget
 from asyncllm.cache import Cache, Guarded
 from asyncllm.calls import (
@@ -38,10 +37,9 @@ from asyncllm.calls import (
     Prompt,
     chat_request,
     completion_request,
-    extra_of,
+    embed_request,
     output_of,
     repairs_of,
-    timeouts_of,
 )
 from asyncllm.clock import LoopClock
 from asyncllm.config import Settings, check_arguments, settings_of
@@ -72,7 +70,7 @@ _CLOSE_S = 10
 _ALIVE_S = 10
 
 
-class Client(MediaCalls):
+class Client(MediaCalls, BatchCalls):
     """Talks to every installed backend; one client serves any number of tasks of one event loop.
 
     `model` is what calls use that name none: `backend:model`, an alias of the configuration, or several in order of
@@ -238,29 +236,12 @@ class Client(MediaCalls):
         Raises `InvalidRequestError` naming the position of an empty text, `UnsupportedError` if the backend does not
         embed, and `APIError`.
         """
-        if not isinstance(texts, Iterable):
-            raise InvalidRequestError(
-                f"texts is a text or a list of texts, not a {type(texts).__name__}", field="texts"
-            )
-        rows = [texts] if isinstance(texts, str) else list(texts)
-        if not rows:
-            raise InvalidRequestError("there is nothing to embed: texts is an empty list", field="texts")
-        for position, text in enumerate(rows):
-            if not isinstance(text, str) or not text:
-                raise InvalidRequestError(f"texts[{position}] is not a text, or is empty", field=f"texts[{position}]")
-        if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
-            raise InvalidRequestError("dimensions is a whole number from 1 up", field="dimensions")
+        asked = embed_request(texts, dimensions, timeouts or self._timeouts, extra)
         target = self._target(model)
         backend = target.place.backend
         if not isinstance(backend, Embedder):
             raise lacking(target, "embed")
-        request = EmbedRequest(
-            model=target.model,
-            texts=tuple(rows),
-            dimensions=UNSET if dimensions is None else dimensions,
-            timeouts=self._timeouts if timeouts is None else timeouts_of({"timeouts": timeouts}, self._timeouts),
-            extra={} if extra is None else extra_of({"extra": extra}),
-        )
+        request = msgspec.structs.replace(asked, model=target.model)
         return await self._once("embed", target, request, lambda: backend.embed(request))
 
     async def check_prompt(self, prompt: Prompt, **options: Unpack[CallOptions]) -> PromptCheck:
@@ -351,18 +332,21 @@ class Client(MediaCalls):
         repairs_of(options, stream=stream)
         output = output_of(options)
         request = chat_request(prompt, options, stream=stream, timeouts=self._timeouts, output=output)
-        return Stream(self._candidates(request, options), self._dog, self._observer, output)
+        return Stream(self._candidates(request, options.get("model")), self._dog, self._observer, output)
 
     def _complete(self, prompt: str | Sequence[int], options: CallOptions, *, stream: bool) -> Stream:
         output = output_of(options)
         request = completion_request(prompt, options, stream=stream, timeouts=self._timeouts, output=output)
-        return Stream(self._candidates(request, options), self._dog, self._observer, output)
+        return Stream(self._candidates(request, options.get("model")), self._dog, self._observer, output)
 
-    def _candidates(self, request: Request, options: CallOptions) -> list[Candidate]:
+    async def _ask(self, request: Request, model: Model | None) -> Response:
+        return await Stream(self._candidates(request, model), self._dog, self._observer, None).whole()
+
+    def _candidates(self, request: Request, model: Model | None) -> list[Candidate]:
         self._bind()
         return [
             Candidate(target.place, msgspec.structs.replace(request, model=target.model), target.tariff)
-            for target in self._routes.resolve(options.get("model"))
+            for target in self._routes.resolve(model)
         ]
 
     def _target(self, model: Model | None) -> Target:

@@ -1,0 +1,180 @@
+"""`client.batch`: requests fanned out in memory, each with a result of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar
+
+from asyncllm.batch.fanout import FanOut, Source
+from asyncllm.batch.rows import Answer
+from asyncllm.errors import AsyncLLMError, InvalidRequestError
+from asyncllm.types import Noun, Response
+
+__all__ = ["Batch", "BatchProgress", "BatchResult", "Order", "OnProgress", "Tally", "check_concurrency"]
+
+T = TypeVar("T")
+
+Order: TypeAlias = Literal["input", "completion"]
+
+
+class BatchResult(Noun, frozen=True, kw_only=True):
+    """What became of one request of a batch: exactly one of `response` and `error`."""
+
+    index: int
+    """Position among the requests, from 0."""
+    item: Any
+    """The request as it was given."""
+    response: Response | None = None
+    error: AsyncLLMError | None = None
+
+    _private = frozenset({"item"})
+
+    def unwrap(self) -> Response:
+        """The response. Raises the `error` if there is none."""
+        if self.response is None:
+            assert self.error is not None  # one of the two is always there
+            raise self.error
+        return self.response
+
+
+class BatchProgress(Noun, frozen=True, kw_only=True):
+    """How far a batch has come."""
+
+    done: int = 0
+    """Requests that were answered."""
+    failed: int = 0
+    in_flight: int = 0
+    """Requests under way."""
+    input_tokens: int = 0
+    """Of the answers that told it."""
+    output_tokens: int = 0
+    cost_usd: float = 0
+    """Of the answers whose cost is known."""
+    errors: dict[str, int] = {}
+    """Failures by the name of their class."""
+
+
+OnProgress: TypeAlias = Callable[[BatchProgress], None]
+
+
+class Batch(Generic[T]):
+    """Results of a batch: `async for result in client.batch(requests): ...`
+
+    The calls begin with the first result that is asked for, and end with the last one, with `aclose`, or when the loop
+    is left and nothing holds this object any more. `async with` ends them at a place of your choosing.
+    """
+
+    def __init__(
+        self,
+        source: Source[T],
+        ask: Callable[[T], Awaitable[Response]],
+        *,
+        concurrency: int,
+        order: Order,
+        drain_s: float,
+        progress: OnProgress | None,
+    ) -> None:
+        if order not in ("input", "completion"):
+            raise InvalidRequestError("order is 'input' or 'completion'", field="order")
+        if type(drain_s) not in (int, float) or not 0 <= drain_s < float("inf"):
+            raise InvalidRequestError("drain_s is a number of seconds from 0 up", field="drain_s")
+        check_concurrency(concurrency)
+        self._drain_s = drain_s
+        self._tally = Tally(progress)
+        self._fan_out: FanOut[T, BatchResult] = FanOut(
+            source,
+            _Work(ask),
+            concurrency=concurrency,
+            window=2 * concurrency,
+            ordered=order == "input",
+        )
+        self.unread: tuple[BatchResult, ...] = ()
+        """After the end: results of calls that were left to finish, which nobody has read."""
+
+    @property
+    def progress(self) -> BatchProgress:
+        """How far it has come, counting what was read."""
+        return self._tally.progress(self._fan_out.in_flight)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> BatchResult:
+        result = await anext(self._fan_out)
+        self._tally.add(result.response, result.error, self._fan_out.in_flight)
+        return result
+
+    def stop(self) -> None:
+        """Begin no more calls. Iteration ends after those under way."""
+        self._fan_out.stop()
+
+    async def aclose(self) -> None:
+        """End the calls under way, after giving them `drain_s` seconds. Idempotent."""
+        self.unread += tuple(await self._fan_out.aclose(self._drain_s))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class _Work(Generic[T]):
+    """Makes one call and turns its failure into a result."""
+
+    __slots__ = ("_ask",)
+
+    def __init__(self, ask: Callable[[T], Awaitable[Response]]) -> None:
+        self._ask = ask
+
+    async def __call__(self, index: int, item: T) -> BatchResult:
+        try:
+            return BatchResult(index=index, item=item, response=await self._ask(item))
+        except AsyncLLMError as error:
+            return BatchResult(index=index, item=item, error=error)
+
+
+class Tally:
+    """Counts what has become of rows, and tells whoever wants to know."""
+
+    def __init__(self, tell: OnProgress | None = None) -> None:
+        self._tell = tell
+        self._done = 0
+        self._input_tokens = 0
+        self._output_tokens = 0
+        self._cost_usd = 0.0
+        self._errors: Counter[str] = Counter()
+
+    def add(self, answer: Answer | None, error: AsyncLLMError | None, in_flight: int) -> None:
+        """One more has ended."""
+        if error is not None:
+            self._errors[type(error).__name__] += 1
+        elif answer is not None:
+            self._done += 1
+            self._input_tokens += answer.usage.input_tokens or 0
+            self._output_tokens += answer.usage.output_tokens or 0
+            self._cost_usd += answer.cost_usd or 0
+        if self._tell is not None:
+            self._tell(self.progress(in_flight))
+
+    def progress(self, in_flight: int) -> BatchProgress:
+        """Where it stands."""
+        return BatchProgress(
+            done=self._done,
+            failed=self._errors.total(),
+            in_flight=in_flight,
+            input_tokens=self._input_tokens,
+            output_tokens=self._output_tokens,
+            cost_usd=self._cost_usd,
+            errors=dict(self._errors),
+        )
+
+
+def check_concurrency(concurrency: int) -> None:
+    """Raise `InvalidRequestError` for what is no number of calls."""
+    if type(concurrency) is not int or concurrency < 1:
+        raise InvalidRequestError("concurrency is a whole number from 1 up", field="concurrency")
