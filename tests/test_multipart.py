@@ -15,9 +15,9 @@ from asyncllm.media import MediaFile
 from asyncllm.multipart import encode_form, form_texts, option_fields
 from forms import Field, read_form
 
-# aiohttp's reader takes a semicolon inside quotes for the end of the value.
+# aiohttp's reader takes a semicolon inside quotes for the end of the value, and a slash for the end of a folder's name.
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20).filter(
-    lambda name: ";" not in name
+    lambda name: not set(name) & {";", "/"}
 )
 plain_names = names.filter(lambda name: not set(name) & {'"', "\\", "%"})
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
