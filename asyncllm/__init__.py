@@ -131,6 +131,9 @@ if TYPE_CHECKING:
     from asyncllm import tokens as tokens
     from asyncllm.adapters import data_stream_part, smooth
     from asyncllm.backend import Secret
+    from asyncllm.batch.batch import Batch, BatchProgress, BatchResult
+    from asyncllm.batch.inputs import BatchInput
+    from asyncllm.batch.report import BatchReport, RunProgress
     from asyncllm.budgets import Budget, budget
     from asyncllm.cache import DiskCache, MemoryCache
     from asyncllm.client import Client
@@ -160,8 +163,13 @@ __all__ = [
     "AudioPart",
     "AuthenticationError",
     "BadRequestError",
+    "Batch",
+    "BatchInput",
     "BatchLockedError",
     "BatchLostError",
+    "BatchProgress",
+    "BatchReport",
+    "BatchResult",
     "BodyTooLargeError",
     "Budget",
     "BudgetExceededError",
@@ -247,6 +255,7 @@ __all__ = [
     "Retry",
     "Role",
     "RowAbandonedError",
+    "RunProgress",
     "Sampling",
     "SamplingOptions",
     "Secret",
@@ -300,6 +309,11 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "AfterCall": "asyncllm.hooks.usage",
+    "Batch": "asyncllm.batch.batch",
+    "BatchInput": "asyncllm.batch.inputs",
+    "BatchProgress": "asyncllm.batch.batch",
+    "BatchReport": "asyncllm.batch.report",
+    "BatchResult": "asyncllm.batch.batch",
     "Budget": "asyncllm.budgets",
     "CallRecord": "asyncllm.hooks.usage",
     "Client": "asyncllm.client",
@@ -317,6 +331,7 @@ _LAZY = {
     "MemoryCache": "asyncllm.cache",
     "OpenTelemetry": "asyncllm.hooks.otel",
     "Retry": "asyncllm.middleware.retry",
+    "RunProgress": "asyncllm.batch.report",
     "Secret": "asyncllm.backend",
     "Settings": "asyncllm.config",
     "SpeechStream": "asyncllm.media_calls",

@@ -20,6 +20,7 @@ from asyncllm.backend import (
     Backend,
     Clock,
     Embedder,
+    EmbedRequest,
     Health,
     ModelGetter,
     Models,
@@ -236,13 +237,7 @@ class Client(MediaCalls, BatchCalls):
         Raises `InvalidRequestError` naming the position of an empty text, `UnsupportedError` if the backend does not
         embed, and `APIError`.
         """
-        asked = embed_request(texts, dimensions, timeouts or self._timeouts, extra)
-        target = self._target(model)
-        backend = target.place.backend
-        if not isinstance(backend, Embedder):
-            raise lacking(target, "embed")
-        request = msgspec.structs.replace(asked, model=target.model)
-        return await self._once("embed", target, request, lambda: backend.embed(request))
+        return await self._embed(embed_request(texts, dimensions, timeouts or self._timeouts, extra), model)
 
     async def check_prompt(self, prompt: Prompt, **options: Unpack[CallOptions]) -> PromptCheck:
         """Count a conversation by the model's own tokenizer: truthy if it, and `max_tokens` of answer, fit.
@@ -341,6 +336,14 @@ class Client(MediaCalls, BatchCalls):
 
     async def _ask(self, request: Request, model: Model | None) -> Response:
         return await Stream(self._candidates(request, model), self._dog, self._observer, None).whole()
+
+    async def _embed(self, asked: EmbedRequest, model: Model | None) -> Embeddings:
+        target = self._target(model)
+        backend = target.place.backend
+        if not isinstance(backend, Embedder):
+            raise lacking(target, "embed")
+        request = msgspec.structs.replace(asked, model=target.model)
+        return await self._once("embed", target, request, lambda: backend.embed(request))
 
     def _candidates(self, request: Request, model: Model | None) -> list[Candidate]:
         self._bind()

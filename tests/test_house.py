@@ -52,6 +52,7 @@ FLOOR = {
     "prices": 2,
     "registry": 2,
     "transport": 2,
+    "workspace": 2,
     "middleware": 3,
     "repairs": 3,
     "tokens": 3,
@@ -108,6 +109,7 @@ NEIGHBOURS = {
 }
 
 HOMES = {
+    "apsw": {"asyncllm/workspace"},
     "aiohttp": {"asyncllm/transport"},
     "anyio": {
         "asyncllm/finishing.py",

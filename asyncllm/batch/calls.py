@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack, cast
+from typing import Any, Unpack, cast, overload
 
 import msgspec
 
+from asyncllm.backend import EmbedRequest
 from asyncllm.batch.batch import Batch, OnProgress, Order
 from asyncllm.batch.fanout import Source
+from asyncllm.batch.inputs import BatchInput, parted
+from asyncllm.batch.options import Location, RunOptions
+from asyncllm.batch.report import BatchReport
+from asyncllm.batch.rows import Answer, AnyAsk
 from asyncllm.calls import CallOptions, Model, Prompt
 from asyncllm.errors import InvalidRequestError
-from asyncllm.types import Message, Request, Response, Timeouts
+from asyncllm.types import Embeddings, Request, Response, Timeouts
 
-__all__ = ["BatchCalls", "BatchInput"]
-
-BatchInput = str | Sequence[Message | Mapping[str, Any]] | Mapping[str, Any] | Request
-"""A user's text or a conversation, as `chat` takes them; a dict with `messages` (a chat) or `prompt` (a completion) and
-options of that call; or a `Request`, whose `model` is one that the client takes, or empty."""
+__all__ = ["BatchCalls"]
 
 _CONCURRENCY = 64
 
@@ -60,29 +61,57 @@ class BatchCalls(ABC):
 
         return Batch(requests, ask, concurrency=concurrency, order=order, drain_s=drain_s, progress=progress)
 
+    async def run_batch(
+        self, source: Location | Source[BatchInput], sink: Location, **options: Unpack[RunOptions]
+    ) -> BatchReport:
+        """Ask every row of `source` and write what became of each to `sink`, so that nothing is lost or asked in vain.
+
+            report = await client.run_batch("input.jsonl", "output.jsonl", model="openai:gpt-x")
+
+        `source` is a file, as `RunOptions` says, or an iterable of requests as `batch` takes them. Outcomes are kept in
+        a store as they come; called again after an end of whatever kind, with the same arguments, it goes on where that
+        was. The output is there when the last row has come to its end. Cancelled, it lets rows under way finish.
+
+        Needs `asyncllm[batch]`. Raises, before anything is asked: `InputError` for what is wrong with the input,
+        `OutputExistsError`, `ConfigError`, and `StoreError` where the store cannot be used or is that of another batch.
+        Raises, after: what no row can be asked with, such as `AuthenticationError`; `BatchLostError`; `WriteError`.
+        A row that fails is an outcome.
+        """
+        from asyncllm.batch.run import Caller, run_batch  # what it takes is more than `chat` should load
+
+        return await run_batch(Caller(self.resolve_model, self._ask_row), source, sink, options)
+
     async def _of_item(self, item: BatchInput, options: CallOptions) -> Response:
         if isinstance(item, Request):
-            return await self._of_request(item, options)
+            beside = options.keys() - {"model", "timeouts"}
+            if beside:
+                raise InvalidRequestError(
+                    f"a Request says itself how it is to be answered; {min(beside)} goes into it", field="requests"
+                )
+            if item.timeouts == Timeouts():
+                item = msgspec.structs.replace(item, timeouts=options.get("timeouts", item.timeouts))
+            return await self._ask_row(item, item.model or options.get("model"))
         if not isinstance(item, Mapping):
             return await self.chat(item, **options)
-        own = dict(cast("Mapping[str, Any]", item))
-        if ("messages" in own) == ("prompt" in own):
-            raise InvalidRequestError(
-                "a request that is a dict has either messages, for a chat, or prompt, for a completion",
-                field="messages",
-            )
-        call, prompt = (self.chat, own.pop("messages")) if "messages" in own else (self.complete, own.pop("prompt"))
-        return await call(prompt, **{**options, **own})
+        is_chat, prompt, own = parted(item)
+        merged = cast("CallOptions", {**options, **own})
+        return await (self.chat(prompt, **merged) if is_chat else self.complete(prompt, **merged))
 
-    async def _of_request(self, request: Request, options: CallOptions) -> Response:
-        beside = options.keys() - {"model", "timeouts"}
-        if beside:
-            raise InvalidRequestError(
-                f"a Request says itself how it is to be answered; {min(beside)} goes into it", field="requests"
-            )
-        timeouts = options["timeouts"] if request.timeouts == Timeouts() else request.timeouts
-        asked = msgspec.structs.replace(request, stream=False, timeouts=timeouts)
-        return await self._ask(asked, request.model or options.get("model"))
+    @overload
+    async def _ask_row(self, asked: Request, model: Model | None) -> Response: ...
+
+    @overload
+    async def _ask_row(self, asked: AnyAsk, model: Model | None) -> Answer: ...
+
+    async def _ask_row(self, asked: AnyAsk, model: Model | None) -> Answer:
+        """Ask what a row asks. It stands in line for as long as it takes, unless it says how long."""
+        timeouts = asked.timeouts
+        if timeouts == Timeouts():
+            timeouts = msgspec.structs.replace(self._timeouts, pool_s=None)
+        model = model or asked.model or None
+        if isinstance(asked, Request):
+            return await self._ask(msgspec.structs.replace(asked, stream=False, timeouts=timeouts), model)
+        return await self._embed(msgspec.structs.replace(asked, timeouts=timeouts), model)
 
     @abstractmethod
     async def chat(self, prompt: Prompt, **options: Unpack[CallOptions]) -> Response:
@@ -94,3 +123,10 @@ class BatchCalls(ABC):
 
     @abstractmethod
     async def _ask(self, request: Request, model: Model | None) -> Response: ...
+
+    @abstractmethod
+    async def _embed(self, asked: EmbedRequest, model: Model | None) -> Embeddings: ...
+
+    @abstractmethod
+    def resolve_model(self, model: Model | None = None) -> str:
+        """See `Client.resolve_model`."""

@@ -75,6 +75,10 @@ class FanOut(Generic[T, R]):
         """Take nothing more from the source. Iteration ends after what is under way."""
         self._crew.stop()
 
+    def abandon(self) -> None:
+        """Cancel what is under way. Iteration ends with what has come to its end."""
+        self._crew.abandon()
+
     async def aclose(self, drain_s: float = 0) -> list[R]:
         """End it all, giving what is under way `drain_s` seconds to finish, and return the results nobody has read.
 
@@ -174,8 +178,9 @@ class _Crew(Generic[T, R]):
         if drain_s > 0 and self._tasks:
             await asyncio.wait(self._tasks, timeout=drain_s)
         await self.cancel()
-        if isinstance(self._items, AsyncGenerator):
-            await self._items.aclose()
+        items: object = self._items
+        if isinstance(items, AsyncGenerator):
+            await cast("AsyncGenerator[Any]", items).aclose()
 
     async def cancel(self) -> None:
         self.abandon()

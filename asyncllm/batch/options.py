@@ -1,0 +1,66 @@
+"""Options of `run_batch`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, Literal, TypeAlias
+
+from asyncllm.batch.report import OnRunProgress
+from asyncllm.calls import CallOptions
+
+__all__ = ["Location", "OnBadRow", "RunOptions"]
+
+Location: TypeAlias = str | PathLike[str]
+"""A path, `-`, or an address such as `s3://bucket/key`."""
+
+OnBadRow: TypeAlias = Literal["refuse", "fail"]
+
+
+class RunOptions(CallOptions, total=False):
+    """Keyword arguments of `run_batch`, beside those of the calls that it makes.
+
+    `model` goes before the model that a row names. There is no `output_type`: an outcome that is kept is text or JSON.
+    """
+
+    store: Location
+    """Folder of what is kept until the end and after it; by default the output's name with `.batch` behind it."""
+    errors: Location
+    """Where failed rows go, for formats that have a file of their own for them: `x.errors.jsonl` beside `x.jsonl`."""
+    format: str
+    """Of the input: `openai`, `llmengine`, `jsonl`, `csv` or `parquet`; told from its name and its beginning if left
+    out."""
+    output_format: str
+    """Of the output: that of the input unless said otherwise."""
+    template: Any
+    """What makes a prompt of a row's columns: a text, or messages, with the names of columns in braces."""
+    concurrency: int
+    """Rows under way at once, 64 unless said."""
+    max_attempts: int
+    """How often a row is asked whose call fails in a way that may pass, over all runs: 3 unless said. The client's own
+    retries come on top of each."""
+    max_runtime_s: float
+    """Seconds of work, over all runs, after which no more rows are asked: the batch is `expired`."""
+    max_failure_rate: float
+    """Share of failed rows, from 0 to 1, above which no more are asked, once 20 have failed."""
+    on_bad_row: OnBadRow
+    """What happens when a row of a file cannot be asked: `refuse` the whole batch before the first call, which is the
+    default, or let the row `fail` alone."""
+    drain_s: float
+    """Seconds that rows under way have to end when the batch is cancelled or out of time: 30 unless said."""
+    labels: Mapping[str, str]
+    """Names and values for people, kept with the batch."""
+    priority: str
+    """Sent to services that work off batches by priority; kept with the batch in any case."""
+    max_row_bytes: int
+    """A longer row of a file is an error of its own: 16 MiB unless said."""
+    reserve_bytes: int
+    """Room on the disk that is left free: with less, the batch pauses until there is more. 64 MiB unless said."""
+    overwrite: bool
+    """Whether something that stands at the output may be written over."""
+    retry_failed: bool
+    """Whether rows that have failed before are asked again."""
+    place_options: Mapping[str, Any]
+    """For object stores: `endpoint`, `region` and what else they are reached by, over the environment."""
+    progress: OnRunProgress
+    """Told how far it has come, several times a second at the most."""

@@ -1,0 +1,320 @@
+"""Running a batch from a place to a place: what belongs together is checked and put together here."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from msgspec import Struct
+
+from asyncllm.batch.export import Target, export, tally
+from asyncllm.batch.fanout import Source
+from asyncllm.batch.formats import find_format
+from asyncllm.batch.formats.protocol import Reading
+from asyncllm.batch.inputs import BatchInput, FileInput, GivenInput, Input
+from asyncllm.batch.options import Location, RunOptions
+from asyncllm.batch.places import place_of
+from asyncllm.batch.report import BatchReport, BatchStatus, OnRunProgress
+from asyncllm.batch.rows import Answer, AnyAsk
+from asyncllm.batch.runner import Ask, Runner, RunSettings
+from asyncllm.calls import CallOptions, Model, chat_request, check_names
+from asyncllm.errors import BatchLostError, ConfigError, InputError, InvalidRequestError, OutputExistsError
+from asyncllm.finishing import finish
+from asyncllm.types import Request, Timeouts
+from asyncllm.workspace.batches import BatchStore
+from asyncllm.workspace.records import BatchRecord, Lease, RowStatus
+
+__all__ = ["BatchPlan", "Caller", "export_plan", "run_batch", "run_plan", "split", "store_of"]
+
+_PEEKED = 4096
+_LEAVE_S = 10
+_OPTIONS = RunOptions.__required_keys__ | RunOptions.__optional_keys__
+_NOT_FOR_ROWS = ("output_type", "repairs", "idempotency_key")
+
+
+class Caller(Struct, frozen=True):
+    """What a batch needs of a client."""
+
+    resolve: Callable[[Model | None], str]
+    """Says which model a call would go to. Raises `ConfigError` where none is there."""
+    ask: Callable[[AnyAsk, Model | None], Awaitable[Answer]]
+    """Asks what a row asks."""
+
+
+class BatchPlan(Struct, frozen=True, kw_only=True):
+    """A batch as it is asked for, and as the store remembers it."""
+
+    source: str
+    sink: str
+    errors: str | None = None
+    format: str | None = None
+    output_format: str | None = None
+    template: Any = None
+    max_row_bytes: int = 16 * 2**20
+    model: Model | None = None
+    settings: RunSettings = RunSettings()
+
+
+class _Parts(Struct, frozen=True):
+    """What a plan comes to."""
+
+    source: Input
+    target: Target
+    definition: dict[str, Any]
+
+
+def store_of(sink: Location, store: Location | None) -> Path:
+    """The folder of the store: beside the output, unless said otherwise."""
+    if store is not None:
+        return Path(store)
+    name = fspath(sink)
+    if name == "-":
+        raise ConfigError("an output to stdout has no place for the store beside it; give one", field="store")
+    return Path(f"{name.rpartition('/')[2] if '://' in name else name}.batch")
+
+
+async def _parts(
+    plan: BatchPlan, options: CallOptions, place_options: Mapping[str, Any], given: Input | None = None
+) -> _Parts:
+    """Raises `ConfigError` for what does not go together."""
+    for name in _NOT_FOR_ROWS:
+        if name in options:
+            raise InvalidRequestError(f"a batch that is kept has no {name}: an outcome is text and JSON", field=name)
+    # What is wrong with the options is said here, once.
+    asked = chat_request("x", options, stream=False, timeouts=Timeouts())
+    sink = place_of(plan.sink, options=place_options)
+    source = given or await _file_input(plan, options, place_options)
+    if source.name == sink.name:
+        raise ConfigError("the output would take the place of the input; give another one", field="sink")
+    input_format = source.format.name if isinstance(source, FileInput) else None
+    output_format = find_format(plan.output_format or input_format, sink.name, b"")
+    if output_format.repeats_input and given is not None:
+        raise ConfigError(
+            f"{output_format.name} repeats the columns of an input file, and requests have none; give "
+            "output_format='openai'",
+            field="output_format",
+        )
+    errors = None
+    if output_format.has_errors_file:
+        errors = place_of(plan.errors or _beside(plan.sink), options=place_options)
+    elif plan.errors is not None:
+        raise ConfigError(f"{output_format.name} has no file of errors: they are in the output", field="errors")
+    told = msgspec.structs.replace(asked, idempotency_key=None, timeouts=Timeouts())
+    definition = {
+        "source": source.name,
+        "format": input_format,
+        "template": msgspec.to_builtins(plan.template),
+        "model": plan.model,
+        "options": hashlib.sha256(msgspec.msgpack.encode(told, order="deterministic")).hexdigest(),
+    }
+    return _Parts(source, Target(output_format, sink, errors), definition)
+
+
+async def _file_input(plan: BatchPlan, options: CallOptions, place_options: Mapping[str, Any]) -> FileInput:
+    place = place_of(plan.source, options=place_options)
+    if await place.fingerprint() is None:
+        raise InputError(f"{place.name}: there is no such input", field="source")
+    first = b""
+    async with place.read() as chunks:
+        async for chunk in chunks:
+            first += chunk
+            if len(first) >= _PEEKED:
+                break
+    reading = Reading(name=place.name, template=plan.template, options=options, max_row_bytes=plan.max_row_bytes)
+    return FileInput(place, find_format(plan.format, place.name, first), reading)
+
+
+def _beside(sink: str) -> str:
+    """`output.jsonl` has its errors in `output.errors.jsonl`."""
+    folder, slash, name = sink.rpartition("/")
+    stem, dot, suffix = name.partition(".")
+    return f"{folder}{slash}{stem}.errors{dot}{suffix}"
+
+
+async def run_batch(
+    caller: Caller, source: Location | Source[BatchInput], sink: Location, options: RunOptions
+) -> BatchReport:
+    """See `Client.run_batch`."""
+    plan, call, rest = split(source, sink, options)
+    given = None if isinstance(source, str | PathLike) else GivenInput(source, call)
+    return await run_plan(
+        caller,
+        plan,
+        call,
+        given=given,
+        store=store_of(sink, rest.get("store")),
+        overwrite=rest.get("overwrite", False),
+        retry_failed=rest.get("retry_failed", False),
+        place_options=rest.get("place_options", {}),
+        tell=rest.get("progress"),
+    )
+
+
+def split(
+    source: Location | Source[BatchInput], sink: Location, options: RunOptions
+) -> tuple[BatchPlan, CallOptions, RunOptions]:
+    """What is kept of a batch, the options of its calls, and the rest. Raises `InvalidRequestError`."""
+    check_names(options, _OPTIONS)
+    named: dict[str, Any] = dict(options)
+    settings = {name: named.pop(name) for name in RunSettings.__struct_fields__ if name in named}
+    errors = named.pop("errors", None)
+    plan = BatchPlan(
+        source=fspath(source) if isinstance(source, str | PathLike) else GivenInput.name,
+        sink=fspath(sink),
+        errors=None if errors is None else fspath(errors),
+        settings=settings_of(settings),
+        **{name: named.pop(name) for name in ("format", "output_format", "template", "max_row_bytes") if name in named},
+        model=named.pop("model", None),
+    )
+    call = {name: named.pop(name) for name in CallOptions.__optional_keys__ if name in named}
+    return plan, cast("CallOptions", call), cast("RunOptions", named)
+
+
+def settings_of(given: dict[str, Any]) -> RunSettings:
+    """Raises `InvalidRequestError` naming the setting that cannot be right."""
+    try:
+        return msgspec.convert(given, RunSettings)
+    except msgspec.ValidationError as error:
+        place = re.search(r"`\$\.(\w+)", str(error))
+        field = place[1] if place else "settings"
+        raise InvalidRequestError(f"{field}: {str(error).partition(' - at ')[0].lower()}", field=field) from None
+
+
+async def run_plan(
+    caller: Caller,
+    plan: BatchPlan,
+    options: CallOptions,
+    *,
+    given: Input | None = None,
+    store: Path,
+    overwrite: bool = False,
+    retry_failed: bool = False,
+    place_options: Mapping[str, Any],
+    tell: OnRunProgress | None = None,
+) -> BatchReport:
+    """Ask every row of `plan.source` that has no outcome yet, and write all outcomes to `plan.sink`.
+
+    Raises, before anything is asked, `ConfigError`, `InputError` and `OutputExistsError`; `StoreError`; and as
+    `Runner.run` does.
+    """
+    parts = await _parts(plan, options, place_options, given)
+    fingerprint = await parts.source.fingerprint()
+    async with BatchStore(store) as batches:
+        name = parts.target.output.name
+        if not overwrite and not await batches.has(name):
+            await _must_be_free(parts.target)
+        record = await batches.define(name, parts.definition, msgspec.to_builtins(plan))
+        lease = await batches.take(record.id)
+        status: BatchStatus = "stopped"
+        try:
+            if retry_failed:
+                await batches.reopen(lease)
+            record = await batches.record(record.id)
+            runner = Runner(
+                batches,
+                lease,
+                record,
+                source=parts.source,
+                ask=_asking(caller, plan, options),
+                settings=plan.settings,
+                check=_checking(caller, plan.model),
+                tell=tell,
+            )
+            status = await runner.run(fingerprint)
+        finally:
+            await _leave(batches, lease, status)
+        record = await batches.record(record.id)
+        if status != "stopped":
+            await export(batches, record, parts.source, parts.target, overwrite=overwrite)
+        return await _report(batches, record, status, parts.target)
+
+
+async def export_plan(
+    plan: BatchPlan, batches: BatchStore, record: BatchRecord, place_options: Mapping[str, Any]
+) -> BatchReport:
+    """Write the outcomes that there are, as often as wanted, whether or not the batch has come to its end.
+
+    Raises as `export` does.
+    """
+    parts = await _parts(plan, {}, place_options)
+    await export(batches, record, parts.source, parts.target, overwrite=False)
+    return await _report(batches, await batches.record(record.id), "stopped", parts.target)
+
+
+async def _leave(batches: BatchStore, lease: Lease, status: BatchStatus) -> None:
+    """Give the lease back, unless somebody else has it by now."""
+
+    async def leave() -> None:
+        with suppress(BatchLostError):
+            await batches.leave(lease, status, ended=status != "stopped")
+
+    try:
+        await finish(asyncio.create_task(leave()), _LEAVE_S)
+    finally:
+        lease.lock.release()
+
+
+async def _must_be_free(target: Target) -> None:
+    for place in (target.output, target.errors):
+        if place is not None and await place.fingerprint() is not None:
+            raise OutputExistsError(
+                f"{place.name}: something is there that this batch has not written; give another output, or say that "
+                "it may be written over",
+                field="sink",
+            )
+
+
+def _asking(caller: Caller, plan: BatchPlan, options: CallOptions) -> Ask:
+    timeouts = options.get("timeouts")
+
+    async def ask(asked: AnyAsk, idempotency_key: str) -> Answer:
+        if timeouts is not None:
+            asked = msgspec.structs.replace(asked, timeouts=timeouts)
+        if isinstance(asked, Request):
+            asked = msgspec.structs.replace(asked, idempotency_key=idempotency_key)
+        return await caller.ask(asked, plan.model)
+
+    return ask
+
+
+def _checking(caller: Caller, model: Model | None) -> Callable[[AnyAsk], None]:
+    """Checks that the model of a row is there, each model once."""
+    known: set[str] = set()
+
+    def check(asked: AnyAsk) -> None:
+        if asked.model not in known:
+            caller.resolve(model or asked.model or None)
+            known.add(asked.model)
+
+    return check
+
+
+async def _report(batches: BatchStore, record: BatchRecord, status: BatchStatus, target: Target) -> BatchReport:
+    counted = (await tally(batches, record)).progress(0)
+    done = record.counts.get(RowStatus.DONE, 0)
+    failed = record.counts.get(RowStatus.FAILED, 0) + record.counts.get(RowStatus.ABANDONED, 0)
+    total = sum(record.counts.values())
+    is_exported = record.is_exported or status != "stopped"
+    return BatchReport(
+        name=record.name,
+        status=status,
+        total=total,
+        done=done,
+        failed=failed,
+        left=total - done - failed,
+        input_tokens=counted.input_tokens,
+        output_tokens=counted.output_tokens,
+        cost_usd=counted.cost_usd,
+        errors=counted.errors,
+        ran_s=record.ran_s,
+        output=target.output.name if is_exported else None,
+        errors_output=target.errors.name if is_exported and target.errors is not None else None,
+        store=str(batches.folder),
+    )

@@ -1,0 +1,267 @@
+"""The batches of a workspace, and who is at work on each."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from asyncllm.errors import BatchLockedError, StoreError
+from asyncllm.workspace.database import Db, connect
+from asyncllm.workspace.folder import make_folder
+from asyncllm.workspace.lease import LEASE_S, Lock, boot_id, has_ended, now_s, this_process
+from asyncllm.workspace.points import Points
+from asyncllm.workspace.records import MIGRATIONS, BatchRecord, Lease, RowStatus
+from asyncllm.workspace.rows import RowStore, span
+from asyncllm.workspace.writer import Writer
+
+__all__ = ["BatchStore"]
+
+
+class BatchStore(RowStore):
+    """Everything that is known of batches, in one workspace. Use it inside `async with`."""
+
+    def __init__(self, folder: Path | str, *, env: Mapping[str, str] | None = None, vfs: str | None = None) -> None:
+        self._folder = Path(folder)
+        self._vfs = vfs
+        self.points = Points(os.environ if env is None else env)
+        self._writer = Writer(self._connect, self.points)
+        self.create = True
+
+    @classmethod
+    def existing(cls, folder: Path | str, *, env: Mapping[str, str] | None = None) -> BatchStore:
+        """The store in `folder`, which has to be there. Opening it raises `StoreError` if it is not."""
+        store = cls(folder, env=env)
+        store.create = False
+        return store
+
+    def _connect(self) -> Db:
+        if not self.create and not (self._folder / "store.db").exists():
+            raise StoreError(f"{self._folder}: there is no workspace here")
+        self._folder = make_folder(self._folder, create=self.create)
+        return connect(self._folder, MIGRATIONS, self.points, vfs=self._vfs)
+
+    async def __aenter__(self) -> Self:
+        await self._writer.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._writer.aclose()
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self._folder
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the disk has no room for what is to be kept, which waits for some."""
+        return self._writer.is_full
+
+    # -- batches
+
+    async def define(self, name: str, definition: Mapping[str, Any], settings: Mapping[str, Any]) -> BatchRecord:
+        """The batch called `name`, made if it is new.
+
+        Raises `StoreError` if there is one of that name which is another batch: the message names what differs.
+        """
+        told = msgspec.json.encode(definition, order="deterministic")
+        extra = msgspec.json.encode(settings, order="deterministic")
+
+        def do(db: Db) -> BatchRecord:
+            found = db.execute("SELECT id, definition FROM batch WHERE name = ?", (name,)).fetchone()
+            if found is None:
+                self.points.reach("batch.insert")
+                db.execute(
+                    "INSERT INTO batch (name, status, definition, settings, created_at) VALUES (?, 'new', ?, ?, ?)",
+                    (name, told, extra, time.time()),
+                )
+                return self._record(db, db.last_insert_rowid())
+            batch, before = found
+            if before != told:
+                old = msgspec.json.decode(before)
+                differing = sorted(key for key in {*old, *definition} if old.get(key) != definition.get(key))
+                raise StoreError(
+                    f"{self._folder}: the batch of {name} is another one: it differs in {', '.join(differing)}. Run it "
+                    "as it was, or give another output or another store"
+                )
+            db.execute("UPDATE batch SET settings = ? WHERE id = ?", (extra, batch))
+            return self._record(db, batch)
+
+        return await self._writer.write(do)
+
+    async def has(self, name: str) -> bool:
+        """Whether there is a batch of that name."""
+        return await self._writer.read(
+            lambda db: db.execute("SELECT 1 FROM batch WHERE name = ?", (name,)).fetchone() is not None
+        )
+
+    async def record(self, batch: int) -> BatchRecord:
+        """What there is on a batch."""
+        return await self._writer.read(lambda db: self._record(db, batch))
+
+    async def mark_exported(self, batch: int) -> None:
+        """What stands at the output of the batch is its own from now on."""
+
+        def do(db: Db) -> None:
+            db.execute("UPDATE batch SET exported = 1 WHERE id = ?", (batch,))
+
+        await self._writer.write(do)
+
+    async def batches(self) -> list[BatchRecord]:
+        """All there are, oldest first."""
+        return await self._writer.read(
+            lambda db: [
+                self._record(db, batch) for (batch,) in db.execute("SELECT id FROM batch ORDER BY id").fetchall()
+            ]
+        )
+
+    async def find(self, name: str | None) -> BatchRecord:
+        """The batch of that name, or the only one there is. Raises `StoreError`."""
+        records = await self.batches()
+        if name is not None:
+            records = [record for record in records if record.name == name]
+        if len(records) != 1:
+            what = "no batch" if not records else "more than one batch"
+            which = f" of {name}" if name is not None else ""
+            raise StoreError(f"{self._folder}: there is {what}{which} in this store")
+        return records[0]
+
+    def _record(self, db: Db, batch: int) -> BatchRecord:
+        found = db.execute(
+            "SELECT name, status, definition, settings, fingerprint, total, ran_s, created_at, ended_at, process, "
+            "fence, exported FROM batch WHERE id = ?",
+            (batch,),
+        ).fetchone()
+        assert found is not None  # whoever asks has seen it in this transaction, and none is ever removed
+        (
+            name,
+            status,
+            definition,
+            settings,
+            fingerprint,
+            total,
+            ran_s,
+            created_at,
+            ended_at,
+            process,
+            fence,
+            exported,
+        ) = found
+        counts = db.execute(
+            "SELECT status, count(*) FROM row WHERE id BETWEEN ? AND ? GROUP BY status", span(batch)
+        ).fetchall()
+        return BatchRecord(
+            id=batch,
+            name=name,
+            status=status,
+            definition=msgspec.json.decode(definition),
+            settings=msgspec.json.decode(settings),
+            fingerprint=fingerprint,
+            total=total,
+            ran_s=ran_s,
+            created_at=created_at,
+            ended_at=ended_at,
+            process=process,
+            counts={RowStatus(number): count for number, count in counts},
+            is_exported=bool(exported),
+            is_running=Lock(self._folder, batch, fence).is_held(),
+        )
+
+    async def cancel(self, batch: int) -> None:
+        """Ask whoever is at work on it to stop for good."""
+
+        def do(db: Db) -> None:
+            db.execute("UPDATE batch SET cancel = 1 WHERE id = ?", (batch,))
+
+        await self._writer.write(do)
+
+    # -- leases
+
+    async def take(self, batch: int, *, lease_s: float = LEASE_S) -> Lease:
+        """Become the one who is at work on the batch. What was under way when the one before ended is pending again.
+
+        Raises `BatchLockedError` while another runner is alive.
+        """
+        held: list[Lock] = []
+
+        def do(db: Db) -> tuple[Lease, Lock]:
+            found = db.execute("SELECT fence, boot, beat, process FROM batch WHERE id = ?", (batch,)).fetchone()
+            assert found is not None  # as in `_record`
+            fence, boot, beat, process = found
+            before = Lock(self._folder, batch, fence)
+            is_late = boot != boot_id() or beat is None or now_s() - beat > lease_s
+            if not is_late and before.is_held() and not has_ended(process):
+                raise BatchLockedError(
+                    f"another runner is at work on this batch (process {process.split(':')[0]}); wait for it or end it"
+                )
+            lock = Lock(self._folder, batch, fence + 1)
+            if not held or held[-1].path != lock.path:  # the disk was full, and this is not the first try
+                if not lock.take():
+                    raise BatchLockedError("another runner has just begun to work on this batch")
+                held.append(lock)
+            self.points.reach("lease.locked")
+            db.execute(
+                "UPDATE batch SET fence = ?, boot = ?, beat = ?, process = ?, cancel = 0, status = 'running', "
+                "ended_at = NULL WHERE id = ?",
+                (fence + 1, boot_id(), now_s(), this_process(), batch),
+            )
+            db.execute(
+                "UPDATE row SET status = 0, crashes = crashes + 1 WHERE status = 1 AND id BETWEEN ? AND ?",
+                span(batch),
+            )
+            self.points.reach("lease.taken")
+            return Lease(batch, fence + 1, held[-1]), before
+
+        try:
+            lease, before = await self._writer.write(do)
+        except BaseException:
+            for lock in held:
+                lock.release()
+            raise
+        before.path.unlink(missing_ok=True)
+        return lease
+
+    async def beat(self, lease: Lease, ran_s: float) -> bool:
+        """Show that the runner works, `ran_s` seconds after the last beat. True if it is to stop for good.
+
+        Raises `BatchLostError`.
+        """
+
+        def do(db: Db) -> bool:
+            self._check(db, lease)
+            db.execute("UPDATE batch SET beat = ?, ran_s = ran_s + ? WHERE id = ?", (now_s(), ran_s, lease.batch))
+            return bool(db.execute("SELECT cancel FROM batch WHERE id = ?", (lease.batch,)).fetchone()[0])
+
+        return await self._writer.write(do)
+
+    async def leave(self, lease: Lease, status: str, *, ended: bool) -> None:
+        """Give the batch back in `status`. Rows that are under way are pending again, as if never begun."""
+
+        def do(db: Db) -> None:
+            self._check(db, lease)
+            db.execute(
+                "UPDATE row SET status = 0, attempts = max(0, attempts - 1) WHERE status = 1 AND id BETWEEN ? AND ?",
+                span(lease.batch),
+            )
+            db.execute(
+                "UPDATE batch SET status = ?, beat = NULL, process = NULL, ended_at = ? WHERE id = ?",
+                (status, time.time() if ended else None, lease.batch),
+            )
+            self.points.reach("batch.leave")
+
+        await self._writer.write(do)
+        lease.lock.release()
+
+    async def tell(self, lease: Lease, status: str) -> None:
+        """Say how the batch stands, for people."""
+
+        def do(db: Db) -> None:
+            self._check(db, lease)
+            db.execute("UPDATE batch SET status = ? WHERE id = ?", (status, lease.batch))
+
+        await self._writer.write(do)

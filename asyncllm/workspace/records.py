@@ -1,0 +1,124 @@
+"""The tables of batches, and their rows as this code sees them."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, Final
+
+from msgspec import Struct
+
+from asyncllm.workspace.lease import Lock
+
+__all__ = ["BatchRecord", "Kept", "Lease", "MIGRATIONS", "NewRow", "RowState", "RowStatus"]
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE batch (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,          -- what it is known by: where its output goes
+        status TEXT NOT NULL,
+        definition BLOB NOT NULL,           -- JSON of what makes it this batch and no other
+        settings BLOB NOT NULL,             -- JSON of what may change from run to run
+        fingerprint TEXT,                   -- of the input
+        total INTEGER,                      -- rows, once the whole input has been seen
+        fence INTEGER NOT NULL DEFAULT 0,
+        boot TEXT NOT NULL DEFAULT '',      -- of the runner with that fence
+        beat REAL,                          -- when it was last known to work, NULL once it has left
+        process TEXT,                       -- that runner, as `lease.this_process` tells it
+        cancel INTEGER NOT NULL DEFAULT 0,
+        ran_s REAL NOT NULL DEFAULT 0,
+        exported INTEGER NOT NULL DEFAULT 0, -- whether what stands at its output is its own
+        created_at REAL NOT NULL,           -- seconds since 1970, for people
+        ended_at REAL
+    ) STRICT;
+    CREATE TABLE row (
+        id INTEGER PRIMARY KEY,             -- batch * 2**40 + position
+        key BLOB NOT NULL,                  -- digest of what is asked, and how
+        name TEXT,                          -- custom_id
+        status INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        crashes INTEGER NOT NULL DEFAULT 0  -- how often the process ended during a call of this row
+    ) STRICT;
+    CREATE UNIQUE INDEX row_name ON row (id >> 40, name) WHERE name IS NOT NULL;
+    CREATE TABLE outcome (
+        id INTEGER PRIMARY KEY REFERENCES row,
+        body BLOB NOT NULL,
+        digest BLOB NOT NULL                -- of id, key and body
+    ) STRICT;
+    """,
+)
+"""Steps from an empty file to this version, each an SQL script. A step that has been released never changes."""
+
+
+class RowStatus(IntEnum):
+    """Where a row stands."""
+
+    PENDING = 0
+    RUNNING = 1
+    DONE = 2
+    FAILED = 3
+    ABANDONED = 4
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has an outcome."""
+        return self >= RowStatus.DONE
+
+
+class NewRow(Struct, frozen=True):
+    """A row as the input has it."""
+
+    index: int
+    key: bytes
+    name: str | None
+    place: str
+
+
+class RowState(Struct, frozen=True):
+    """A row as the store has it."""
+
+    index: int
+    key: bytes
+    status: RowStatus
+    attempts: int
+    crashes: int
+
+
+class Kept(Struct, frozen=True):
+    """An outcome as the store has it."""
+
+    index: int
+    name: str | None
+    status: RowStatus
+    attempts: int
+    body: bytes | None
+    """`None` for a row that has no outcome yet."""
+
+
+class BatchRecord(Struct, frozen=True, kw_only=True):
+    """What the store has on a batch as a whole."""
+
+    id: int
+    name: str
+    status: str
+    definition: dict[str, Any]
+    settings: dict[str, Any]
+    fingerprint: str | None
+    total: int | None
+    ran_s: float
+    created_at: float
+    ended_at: float | None
+    process: str | None
+    counts: dict[RowStatus, int]
+    is_exported: bool
+    """Whether what stands at its output is its own."""
+    is_running: bool
+    """Whether a runner that lives is at work on it."""
+
+
+class Lease(Struct, eq=False):
+    """A runner's right to write on a batch."""
+
+    batch: int
+    fence: int
+    lock: Lock
