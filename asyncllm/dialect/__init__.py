@@ -5,15 +5,9 @@ servers are seen to do differently. `requests` writes what is sent, `replies` re
 reply as it comes. `lenient` and `mending` put up with what servers get wrong in either.
 """
 
+from asyncllm.dialect.messages import message_from_dict, tool_from_dict
 from asyncllm.dialect.replies import read_embeddings, read_models, read_reply
-from asyncllm.dialect.requests import (
-    Flavor,
-    message_from_dict,
-    tool_from_dict,
-    write_chat,
-    write_completion,
-    write_embeddings,
-)
+from asyncllm.dialect.requests import Flavor, write_chat, write_completion, write_embeddings
 from asyncllm.dialect.streams import ReplyStream
 
 __all__ = [
