@@ -9,7 +9,6 @@ Sources: https://platform.openai.com/docs/guides/batch, https://github.com/scale
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -18,12 +17,12 @@ from msgspec import Struct
 from asyncllm import errors
 from asyncllm.collect import collect
 from asyncllm.dialect.replies import read_embeddings, read_reply
-from asyncllm.errors import AsyncLLMError, InternalServerError, ResponseValidationError, RowAbandonedError
+from asyncllm.errors import APIError, AsyncLLMError, InternalServerError, ResponseValidationError, RowAbandonedError
 from asyncllm.rejection import rejection
 from asyncllm.scrub import scrub
 from asyncllm.types import Embeddings, Response
 
-__all__ = ["Result", "error_code", "read_output_item", "read_output_line"]
+__all__ = ["Result", "read_output_item", "read_output_line", "write_failure"]
 
 Answer: TypeAlias = Response | Embeddings
 
@@ -50,6 +49,7 @@ class _Reply(Struct):
 class _Failure(Struct):
     code: str | int | None = None
     message: str | None = None
+    type: str | None = None
 
 
 class _Line(Struct):
@@ -110,9 +110,10 @@ def read_output_item(item: bytes, id_: str | None = None) -> Result:
         return Result(id_, error=error)
 
 
-def error_code(error: AsyncLLMError) -> str:
-    """The word by which an error that is no reply stands in a file, and is known again."""
-    return error.code or _WORDS.get(type(error), "error")
+def write_failure(error: AsyncLLMError) -> dict[str, str]:
+    """An error that is no reply as a line of a file of errors has it; `type` makes it known again here."""
+    name = type(error).__name__
+    return {"code": error.code or name, "message": error.message, "type": name}
 
 
 def _answer(item: bytes) -> Answer:
@@ -127,12 +128,13 @@ def _answer(item: bytes) -> Answer:
 
 
 def _failure(failure: _Failure) -> AsyncLLMError:
-    code = str(failure.code)[:100] if failure.code is not None else "error"
+    code = None if failure.code is None else str(failure.code)[:100]
     message = scrub(failure.message or "", (), ()) or "the batch gave no reason"
-    reason = code.removeprefix("batch_")
+    reason = (code or "").removeprefix("batch_")
     if reason in _ABANDONED:
         return RowAbandonedError(message, code=reason)
-    return _CLASSES.get(code, InternalServerError)(message, code=code)
+    kind: type[AsyncLLMError] = getattr(errors, failure.type) if failure.type in errors.__all__ else APIError
+    return kind(message, code=None if code == failure.type else code)
 
 
 def _nothing() -> InternalServerError:
@@ -144,13 +146,3 @@ def _name(line: bytes) -> str | None:
         return _named.decode(line).custom_id
     except _UNREADABLE:
         return None
-
-
-def _word(name: str) -> str:
-    """`FirstEventTimeoutError` as `first_event_timeout`."""
-    short = name.removesuffix("Error").replace("API", "Api")
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in short).lstrip("_")
-
-
-_CLASSES: Mapping[str, type[AsyncLLMError]] = {_word(name): getattr(errors, name) for name in errors.__all__}
-_WORDS = {kind: word for word, kind in _CLASSES.items()}
