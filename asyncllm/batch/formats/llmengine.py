@@ -164,7 +164,7 @@ async def _whole(chunks: AsyncIterator[bytes], name: str) -> bytes:
     content = bytearray()
     async for chunk in chunks:
         content += chunk
-    check_text(content[:4], name)
+    check_text(bytes(content[:4]), name)
     return bytes(content.removeprefix(b"\xef\xbb\xbf"))
 
 
@@ -200,8 +200,8 @@ def _asked(document: Mapping[str, msgspec.Raw], defaults: Defaults, name: str) -
     try:
         asked = defaults.fill(read_completion_request(body))
     except InvalidRequestError as error:
-        field = _OURS.get(error.field or "", error.field)
-        reason = error.message.removeprefix(f"{error.field}: ")
+        ours = error.field or "it"
+        field, reason = _OURS.get(ours, ours), error.message.removeprefix(f"{ours}: ")
         raise InputError(f"{name}: {field}: {reason}", field=field, code=error.code) from None
     assert isinstance(asked, Request)
     return asked
