@@ -59,7 +59,7 @@ from asyncllm.types import (
 
 # -- any request -------------------------------------------------------------------------------------------------
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+texts = st.text(st.characters(codec="utf-8"), max_size=12)
 words = st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=1, max_size=8)
 unset = st.just(msgspec.UNSET)
 json_values: st.SearchStrategy[Any] = st.recursive(

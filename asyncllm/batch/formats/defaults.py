@@ -18,13 +18,15 @@ __all__ = ["Defaults"]
 
 _NO_SAMPLING = Sampling()
 _OF_CHATS = {"system", "tools", "tool_choice", "parallel_tool_calls", "repairs"}
-_OF_EMBEDDINGS = {"model", "timeouts", "extra", "idempotency_key"}
+_OF_EMBEDDINGS = {"model", "timeouts", "extra"}
 
 
 class Defaults:
     """Fills in what a request leaves open. Raises `InvalidRequestError` for options that no call takes."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
+        if "idempotency_key" in options:
+            raise InvalidRequestError("idempotency_key names one call, and a batch is many", field="idempotency_key")
         self._options = options
         model = options.get("model")
         self._model = model if isinstance(model, str) else ""  # of several, the one who asks chooses

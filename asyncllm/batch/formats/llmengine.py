@@ -16,7 +16,7 @@ Source: https://github.com/scaleapi/llm-engine/tree/main/model-engine.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -88,7 +88,7 @@ class LLMEngineV1:
     """Texts to continue, with one set of options."""
 
     name = "llmengine-v1"
-    suffixes = ()
+    suffixes: Sequence[str] = ()
     repeats_input = False
     has_errors_file = False
 
@@ -113,7 +113,7 @@ class LLMEngineV2:
     """Bodies of requests in OpenAI's form."""
 
     name = "llmengine-v2"
-    suffixes = (".json",)
+    suffixes: Sequence[str] = ()
     repeats_input = True  # a reply to a chat and one to a text completion differ, and an answer does not say which
     has_errors_file = False
 
@@ -161,11 +161,9 @@ def read_output(content: bytes) -> list[Outcome]:
 
 
 async def _whole(chunks: AsyncIterator[bytes], name: str) -> bytes:
-    content = bytearray()
-    async for chunk in chunks:
-        content += chunk
-    check_text(bytes(content[:4]), name)
-    return bytes(content.removeprefix(b"\xef\xbb\xbf"))
+    content = b"".join([chunk async for chunk in chunks])
+    check_text(content[:4], name)
+    return content.removeprefix(b"\xef\xbb\xbf")
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], content: bytes | msgspec.Raw, name: str, what: str) -> T:

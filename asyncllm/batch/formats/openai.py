@@ -15,7 +15,7 @@ Source: https://platform.openai.com/docs/guides/batch.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -48,6 +48,7 @@ class _Named(Struct):
 
 _line = msgspec.json.Decoder(_Line)
 _named = msgspec.json.Decoder(_Named)
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -55,7 +56,7 @@ class OpenAI:
     """The format."""
 
     name = "openai"
-    suffixes = ()
+    suffixes: Sequence[str] = ()
     repeats_input = True  # a reply to a chat and one to a text completion differ, and an answer does not say which
     has_errors_file = True
 
@@ -115,7 +116,7 @@ def _row(line: Line, index: int, reading: Reading, defaults: Defaults) -> Row:
     except msgspec.ValidationError:
         reason = "custom_id, method and url are texts, and all of it is one JSON object"
         return faulty_row(index, place, reason, code="invalid_request", id_=_name(line.data))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _UNREADABLE:
         return unreadable(index, place, ended=line.ended)
     id_ = wire.custom_id or None
     try:
@@ -148,5 +149,5 @@ def _name(line: bytes) -> str | None:
     """The name of a request that is otherwise no request."""
     try:
         return _named.decode(line).custom_id or None
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return None
