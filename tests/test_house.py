@@ -85,6 +85,7 @@ NEIGHBOURS = {
     ("sse", "errors"),
     ("collect", "events"),
     ("dialect", "backend"),
+    ("dialect", "collect"),  # a file of results has responses, not their events
     ("dialect", "exchange"),
     ("estimate", "backend"),
     ("exchange", "backend"),

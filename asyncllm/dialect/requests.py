@@ -1,4 +1,4 @@
-"""Nouns to OpenAI request bodies, and OpenAI-shaped message dicts to nouns.
+"""Nouns to OpenAI request bodies.
 
 Bodies are built as plain dicts and encoded once: what is unset is never put in, so it cannot become a null.
 """
@@ -32,16 +32,7 @@ from asyncllm.types import (
     ToolCall,
 )
 
-__all__ = [
-    "Flavor",
-    "encode",
-    "message_from_dict",
-    "only_set",
-    "tool_from_dict",
-    "write_chat",
-    "write_completion",
-    "write_embeddings",
-]
+__all__ = ["Flavor", "encode", "only_set", "write_chat", "write_completion", "write_embeddings"]
 
 _NO_SAMPLING = Sampling()
 _OF_CHATS = "max_completion_tokens"  # which no text completion knows, whoever serves it
@@ -240,131 +231,3 @@ def encode(body: dict[str, Any]) -> bytes:
 def only_set(**fields: Any) -> dict[str, Any]:
     """The fields that are not `UNSET`."""
     return {name: value for name, value in fields.items() if value is not UNSET}
-
-
-# -- message dicts -----------------------------------------------------------------------------------------------
-
-
-class _Url(Struct):
-    url: str
-    detail: str | msgspec.UnsetType = UNSET
-
-
-class _Audio(Struct):
-    data: bytes  # msgspec reads base64
-    format: str = "wav"
-
-
-class _File(Struct):
-    file_id: str | msgspec.UnsetType = UNSET
-    file_data: str | msgspec.UnsetType = UNSET
-    filename: str | msgspec.UnsetType = UNSET
-
-
-class _TextWire(Struct, tag_field="type", tag="text"):
-    text: str
-
-
-class _ImageWire(Struct, tag_field="type", tag="image_url"):
-    image_url: _Url
-
-
-class _AudioWire(Struct, tag_field="type", tag="input_audio"):
-    input_audio: _Audio
-
-
-class _FileWire(Struct, tag_field="type", tag="file"):
-    file: _File
-
-
-class _Function(Struct):
-    name: str
-    arguments: str = ""
-
-
-class _CallWire(Struct):
-    id: str
-    function: _Function
-
-
-class _MessageWire(Struct, forbid_unknown_fields=True):
-    role: str
-    content: str | list[_TextWire | _ImageWire | _AudioWire | _FileWire] | None = None
-    tool_calls: list[_CallWire] | None = None
-    tool_call_id: str | None = None
-    name: str | None = None
-    refusal: str | None = None
-    reasoning_content: str | None = None
-    annotations: Any = None  # what OpenAI's replies carry beside the answer and its requests ignore
-    audio: Any = None
-    function_call: None = None
-
-
-def message_from_dict(wire: Mapping[str, Any], field: str = "message") -> Message:
-    """Read one OpenAI-shaped message, `{"role": ..., "content": ...}`.
-
-    Raises `InvalidRequestError` naming the place below `field`; the value itself is never repeated.
-    """
-    try:
-        message = msgspec.convert(wire, _MessageWire)
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError(f"{field} is not a chat message: {error}", field=field) from None
-    calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
-    content = message.content
-    try:
-        return Message(
-            message.role,  # type: ignore[arg-type]  # checked by Message itself, with a better text
-            content if isinstance(content, str) else tuple(map(_part_from_wire, content or ())) or "",
-            calls,
-            message.tool_call_id,
-            message.name,
-            message.reasoning_content,
-            message.refusal,
-        )
-    except InvalidRequestError as error:
-        raise InvalidRequestError(f"{field}: {error.message}", field=f"{field}.{error.field}") from None
-
-
-class _FunctionTool(Struct, forbid_unknown_fields=True):
-    name: str
-    description: str | msgspec.UnsetType = UNSET
-    parameters: dict[str, Any] | msgspec.UnsetType = UNSET
-    strict: bool | msgspec.UnsetType = UNSET
-
-
-class _ToolWire(Struct, tag_field="type", tag="function", forbid_unknown_fields=True):
-    function: _FunctionTool
-
-
-def tool_from_dict(wire: Mapping[str, Any], field: str = "tool") -> Tool:
-    """Read one OpenAI-shaped tool, `{"type": "function", "function": {...}}`. Raises `InvalidRequestError`."""
-    try:
-        tool = msgspec.convert(wire, _ToolWire).function
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError(f"{field} is not a function tool: {error}", field=field) from None
-    return Tool(tool.name, tool.description, tool.parameters, tool.strict)
-
-
-def _part_from_wire(part: _TextWire | _ImageWire | _AudioWire | _FileWire) -> ContentPart:
-    match part:
-        case _TextWire(text=text):
-            return TextPart(text)
-        case _ImageWire(image_url=_Url(url=url, detail=detail)):
-            return ImagePart(url=url, detail=detail)
-        case _AudioWire(input_audio=_Audio(data=data, format=format_)):
-            return AudioPart(data, format_)
-        case _FileWire(file=_File(file_id=str(file_id), filename=filename)):
-            return FilePart(file_id=file_id, filename=filename)
-        case _FileWire(file=_File(file_data=file_data, filename=filename)):
-            media_type, data = _read_data_url(file_data)
-            return FilePart(data=data, filename=filename, media_type=media_type)
-
-
-def _read_data_url(url: str | msgspec.UnsetType) -> tuple[str, bytes]:
-    head, comma, payload = (url if isinstance(url, str) else "").partition(",")
-    if not (comma and head.startswith("data:") and head.endswith(";base64")):
-        raise InvalidRequestError("file_data is a data: URL in base64, or give file_id", field="file_data")
-    try:
-        return head[5:-7], base64.b64decode(payload, validate=True)
-    except ValueError:
-        raise InvalidRequestError("file_data is not valid base64", field="file_data") from None
