@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import AsyncIterator
+from functools import partial
 from types import TracebackType
 from typing import IO, Self
 
@@ -58,7 +59,7 @@ class Spool:
         """What was written, `size` bytes at a time."""
         descriptor = (await self.whole()).fileno()
         for start in range(0, self.size, size):
-            yield await in_thread(lambda start=start: os.pread(descriptor, size, start))  # type: ignore[misc]
+            yield await in_thread(partial(os.pread, descriptor, size, start))
 
     def _opened(self) -> IO[bytes]:
         if self._file is None:

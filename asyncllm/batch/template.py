@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, cast
 from uuid import UUID
 
 import msgspec
+from msgspec import Struct
 
 from asyncllm.calls import Prompt
 from asyncllm.errors import InvalidRequestError
@@ -24,6 +25,7 @@ _Piece: TypeAlias = tuple[str, str | None]
 """A text as it is, and the column that follows it, if one does."""
 
 _NOT_IN_NAMES = frozenset(".[]!:\n\r")
+_JSON = frozenset({bool, int, float, dict, list, tuple})
 _SHOWN = 20  # columns that an error lists, and characters of a name that it repeats
 
 
@@ -72,6 +74,18 @@ class _Text(tuple[_Piece, ...]):
     __slots__ = ()
 
 
+class _Within(Struct, frozen=True):
+    """A struct with a text, or texts, in one of its fields."""
+
+    struct: Message | TextPart | ImagePart
+    field: str
+    text: object
+
+    def filled(self, text: object) -> object:
+        value = tuple(cast("list[Any]", text)) if isinstance(text, list) else text
+        return msgspec.structs.replace(self.struct, **{self.field: value})
+
+
 def _parsed(template: object, names: dict[str, None]) -> object:
     if isinstance(template, str):
         if not template:
@@ -84,7 +98,7 @@ def _parsed(template: object, names: dict[str, None]) -> object:
 
 def _message(message: object, place: str, names: dict[str, None]) -> object:
     if isinstance(message, Message):
-        return message, _content(message.content, f"{place}.content", names)
+        return _Within(message, "content", _content(message.content, f"{place}.content", names))
     if isinstance(message, Mapping):
         wire = cast("Mapping[str, Any]", message)
         content = {"content": _content(wire["content"], f"{place}.content", names)} if "content" in wire else {}
@@ -97,9 +111,9 @@ def _content(value: object, place: str, names: dict[str, None]) -> object:
     if isinstance(value, str):
         return _text(value, place, names)
     if isinstance(value, TextPart):
-        return value, _text(value.text, f"{place}.text", names)
+        return _Within(value, "text", _text(value.text, f"{place}.text", names))
     if isinstance(value, ImagePart) and isinstance(value.url, str):
-        return value, _text(value.url, f"{place}.url", names)
+        return _Within(value, "url", _text(value.url, f"{place}.url", names))
     if isinstance(value, Mapping):
         parts = cast("Mapping[str, Any]", value)
         return {name: _content(part, f"{place}.{name}", names) for name, part in parts.items()}
@@ -151,27 +165,20 @@ def _check_name(name: str, place: str) -> None:
 
 
 def _filled(value: object, columns: Mapping[str, Any]) -> object:
-    match value:
-        case _Text():
-            return "".join(text if name is None else text + _value(name, columns) for text, name in value)
-        case Message() as message, content:
-            filled = _filled(content, columns)
-            return msgspec.structs.replace(message, content=tuple(filled) if isinstance(filled, list) else filled)
-        case TextPart(), text:
-            return TextPart(cast("str", _filled(text, columns)))
-        case ImagePart() as image, url:
-            return msgspec.structs.replace(image, url=_filled(url, columns))
-        case dict():
-            return {name: _filled(part, columns) for name, part in cast("dict[str, Any]", value).items()}
-        case list():
-            return [_filled(part, columns) for part in cast("list[Any]", value)]
-        case _:
-            return value
+    if isinstance(value, _Text):
+        return "".join(text if name is None else text + _value(name, columns) for text, name in value)
+    if isinstance(value, _Within):
+        return value.filled(_filled(value.text, columns))
+    if isinstance(value, dict):
+        return {name: _filled(part, columns) for name, part in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_filled(part, columns) for part in cast("list[Any]", value)]
+    return value
 
 
 def _value(name: str, columns: Mapping[str, Any]) -> str:
     """What stands in the prompt for a column."""
-    value = columns.get(name)
+    value: Any = columns.get(name)
     if isinstance(value, str):
         return value
     if value is None:
@@ -183,7 +190,7 @@ def _value(name: str, columns: Mapping[str, Any]) -> str:
         )
     if isinstance(value, date | datetime | time | timedelta | Decimal | UUID):
         return str(msgspec.to_builtins(value))
-    if isinstance(value, bool | int | float | Mapping | list | tuple):
+    if type(value) in _JSON:
         # JSON has no word for what is no finite number, and null would be a silent stand-in.
         try:
             text = msgspec.json.encode(value).decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from asyncllm.batch.places.protocol import Place, Write
 from asyncllm.batch.spool import PIECE
@@ -62,7 +63,7 @@ class GzippedPlace:
                 begun = True
                 try:
                     # Bounded, as little may unpack to very much.
-                    unpacked = await in_thread(lambda data=data: unpacker.decompress(data, PIECE))  # type: ignore[misc]
+                    unpacked = await in_thread(partial(unpacker.decompress, data, PIECE))
                 except zlib.error as error:
                     raise InputError(
                         f"{self.name} is damaged, or not packed by gzip though it is named .gz: {error}"

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from asyncllm.batch.places.mishaps import explained, read_error, write_error
 from asyncllm.batch.places.protocol import Write
@@ -65,8 +65,8 @@ def object_place(address: str, options: dict[str, Any]) -> ObjectPlace:
     parts = _ADDRESS.fullmatch(address)
     if parts is None or not parts[3] or parts[3].endswith("/") or "?" in parts[3] or "\n" in parts[3]:
         raise ConfigError(
-            "an object's address is s3://bucket/key, gs://bucket/key or az://container/key, without user name, password "
-            "or query; keys and endpoints go into the environment or into options",
+            "an object's address is s3://bucket/key, gs://bucket/key or az://container/key, without user name, "
+            "password or query; keys and endpoints go into the environment or into options",
             field="location",
         )
     if find_spec("obstore") is None:
@@ -155,7 +155,7 @@ class ObjectPlace:
 
     async def _put(self, spool: Spool, *, overwrite: bool) -> None:
         content = b"".join([piece async for piece in spool.pieces(_AT_ONCE)])
-        mode = "overwrite" if overwrite else "create"
+        mode: Literal["overwrite", "create"] = "overwrite" if overwrite else "create"
         try:
             await self._store.put_async(self._key, content, mode=mode, use_multipart=False)
         except Exception as error:
@@ -203,10 +203,10 @@ class ObjectPlace:
     async def _remove_forgotten(self, folder: str) -> None:
         """Remove what processes that were killed have left, a day after the fact: nobody can tell before."""
         with suppress(Exception):  # it does no harm where it is
-            async for batch in self._store.list(prefix=folder):
-                for found in batch:
-                    if datetime.now(UTC) - found["last_modified"] > _FORGOTTEN:
-                        await self._store.delete_async(found["path"])
+            found: ObjectMeta
+            for found in await self._store.list(prefix=folder).collect_async():  # pyright: ignore[reportUnknownMemberType]
+                if datetime.now(UTC) - found["last_modified"] > _FORGOTTEN:
+                    await self._store.delete_async(found["path"])
 
     async def _unless_ours(self, error: Exception, spool: Spool) -> None:
         """Raise what `error` means, unless it complains of the very content that was to be written.

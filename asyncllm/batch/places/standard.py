@@ -8,6 +8,7 @@ import select
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import sha256
 from typing import IO, NoReturn
 
@@ -51,7 +52,7 @@ class StandardPlace:
         with Spool() as spool:
             yield spool.write
             async for piece in spool.pieces():
-                await in_thread(lambda piece=piece: self._put(piece))  # type: ignore[misc]
+                await in_thread(partial(self._put, piece))
             await in_thread(self._flush)
 
     async def _content(self) -> Spool:
