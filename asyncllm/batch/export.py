@@ -12,13 +12,13 @@ from asyncllm.batch.batch import Tally
 from asyncllm.batch.codec import decode_outcome
 from asyncllm.batch.formats.protocol import Format
 from asyncllm.batch.inputs import Input
-from asyncllm.batch.places.protocol import Place
+from asyncllm.batch.places.protocol import Place, Write
 from asyncllm.batch.rows import Outcome
 from asyncllm.errors import AsyncLLMError, InputError, RowAbandonedError
 from asyncllm.workspace.batches import BatchStore
-from asyncllm.workspace.records import BatchRecord, Kept
+from asyncllm.workspace.records import BatchRecord, Kept, RowStatus
 
-__all__ = ["Target", "export", "outcomes", "tally"]
+__all__ = ["Target", "Written", "export", "outcomes", "tally"]
 
 _CHUNK = 500
 _WRITTEN = 2**18
@@ -37,6 +37,15 @@ class Target(Struct, frozen=True):
     format: Format
     output: Place
     errors: Place | None
+
+
+class Written(Struct, frozen=True):
+    """What an export has written."""
+
+    output: str
+    errors: str | None
+    """`None` where there was nothing to write there."""
+    tally: Tally
 
 
 async def outcomes(store: BatchStore, record: BatchRecord) -> AsyncIterator[Outcome]:
@@ -62,47 +71,73 @@ async def tally(store: BatchStore, record: BatchRecord) -> Tally:
     """What has become of the rows that have an outcome."""
     counted = Tally()
     async for outcome in outcomes(store, record):
-        if not (isinstance(outcome.error, RowAbandonedError) and outcome.error.code != "dead_letter"):
-            counted.add(outcome.answer, outcome.error, 0)
+        _count(counted, outcome)
     return counted
 
 
-async def export(store: BatchStore, record: BatchRecord, source: Input, target: Target, *, overwrite: bool) -> None:
+def _count(counted: Tally, outcome: Outcome) -> None:
+    if not (isinstance(outcome.error, RowAbandonedError) and outcome.error.code != "dead_letter"):
+        counted.add(outcome.answer, outcome.error, 0)
+
+
+async def export(store: BatchStore, record: BatchRecord, source: Input, target: Target, *, overwrite: bool) -> Written:
     """Write all outcomes, with the columns of the input where the format repeats them.
 
     Raises `OutputExistsError`, `WriteError`, `CorruptStoreError`, `InputError` if the input has changed, `APIError`.
     """
-    points = store.points
+    overwrite = overwrite or record.is_exported
+    errors = target.errors
+    # A file of errors that has nothing to hold is not made, but one of an earlier export is not left as it was.
+    if errors is not None and not _may_fail(record) and not (overwrite and await errors.fingerprint() is not None):
+        errors = None
+    counted = Tally()
     writer = target.format.writer()
     async with AsyncExitStack() as stack:
         fields = await stack.enter_async_context(source.rows()) if target.format.repeats_input else None
-        write = await stack.enter_async_context(target.output.write(overwrite=overwrite or record.is_exported))
-        write_error = None
-        if target.errors is not None:
-            write_error = await stack.enter_async_context(
-                target.errors.write(overwrite=overwrite or record.is_exported)
-            )
-        points.reach("export.open")
-        good, bad = bytearray(writer.begin()), bytearray()
+        good = _Buffer(await stack.enter_async_context(target.output.write(overwrite=overwrite)))
+        bad = good
+        if errors is not None:
+            bad = _Buffer(await stack.enter_async_context(errors.write(overwrite=overwrite)))
+        store.points.reach("export.open")
+        await good.add(writer.begin())
         async for outcome in outcomes(store, record):
+            _count(counted, outcome)
             columns: Mapping[str, Any] = {} if fields is None else await _fields(fields, outcome.index)
             line, error_line = writer.write(outcome, columns)
-            good += line
-            bad += error_line
-            if len(good) >= _WRITTEN:
-                await write(bytes(good))
-                good.clear()
-                points.reach("export.write")
-            if len(bad) >= _WRITTEN and write_error is not None:
-                await write_error(bytes(bad))
-                bad.clear()
-        good += writer.end()
-        await write(bytes(good))
-        if write_error is not None:
-            await write_error(bytes(bad))
-        points.reach("export.written")
+            await good.add(line)
+            await bad.add(error_line)
+            store.points.reach("export.row")
+        await good.add(writer.end())
+        await good.flush()
+        await bad.flush()
+        store.points.reach("export.written")
         await store.mark_exported(record.id)
-    points.reach("export.published")
+    store.points.reach("export.published")
+    return Written(target.output.name, None if errors is None else errors.name, counted)
+
+
+def _may_fail(record: BatchRecord) -> bool:
+    """Whether a row may have an error in its outcome."""
+    return any(count for status, count in record.counts.items() if status is not RowStatus.DONE)
+
+
+class _Buffer:
+    """Gathers bytes until they are worth a write."""
+
+    def __init__(self, write: Write) -> None:
+        self._write = write
+        self._bytes = bytearray()
+
+    async def add(self, data: bytes) -> None:
+        self._bytes += data
+        if len(self._bytes) >= _WRITTEN:
+            await self.flush()
+
+    async def flush(self) -> None:
+        if self._bytes:
+            data = bytes(self._bytes)
+            self._bytes.clear()
+            await self._write(data)
 
 
 async def _fields(rows: AsyncIterator[Any], index: int) -> Mapping[str, Any]:

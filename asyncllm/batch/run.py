@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from asyncllm.batch.export import Target, export, tally
+from asyncllm.batch.export import Target, Written, export, tally
 from asyncllm.batch.fanout import Source
 from asyncllm.batch.formats import find_format
 from asyncllm.batch.formats.protocol import Reading
@@ -173,8 +173,9 @@ def split(
         **{name: named.pop(name) for name in ("format", "output_format", "template", "max_row_bytes") if name in named},
         model=named.pop("model", None),
     )
-    call = {name: named.pop(name) for name in CallOptions.__optional_keys__ if name in named}
-    return plan, cast("CallOptions", call), cast("RunOptions", named)
+    call: Any = {name: named.pop(name) for name in CallOptions.__optional_keys__ if name in named}
+    rest: Any = named
+    return plan, call, rest
 
 
 def settings_of(given: dict[str, Any]) -> RunSettings:
@@ -231,9 +232,10 @@ async def run_plan(
         finally:
             await _leave(batches, lease, status)
         record = await batches.record(record.id)
+        written: Written | None = None
         if status != "stopped":
-            await export(batches, record, parts.source, parts.target, overwrite=overwrite)
-        return await _report(batches, record, status, parts.target)
+            written = await export(batches, record, parts.source, parts.target, overwrite=overwrite)
+        return await _report(batches, record, status, written)
 
 
 async def export_plan(
@@ -244,8 +246,8 @@ async def export_plan(
     Raises as `export` does.
     """
     parts = await _parts(plan, {}, place_options)
-    await export(batches, record, parts.source, parts.target, overwrite=False)
-    return await _report(batches, await batches.record(record.id), "stopped", parts.target)
+    written = await export(batches, record, parts.source, parts.target, overwrite=False)
+    return await _report(batches, record, "stopped", written)
 
 
 async def _leave(batches: BatchStore, lease: Lease, status: BatchStatus) -> None:
@@ -296,12 +298,13 @@ def _checking(caller: Caller, model: Model | None) -> Callable[[AnyAsk], None]:
     return check
 
 
-async def _report(batches: BatchStore, record: BatchRecord, status: BatchStatus, target: Target) -> BatchReport:
-    counted = (await tally(batches, record)).progress(0)
+async def _report(
+    batches: BatchStore, record: BatchRecord, status: BatchStatus, written: Written | None
+) -> BatchReport:
+    counted = (written.tally if written is not None else await tally(batches, record)).progress(0)
     done = record.counts.get(RowStatus.DONE, 0)
     failed = record.counts.get(RowStatus.FAILED, 0) + record.counts.get(RowStatus.ABANDONED, 0)
     total = sum(record.counts.values())
-    is_exported = record.is_exported or status != "stopped"
     return BatchReport(
         name=record.name,
         status=status,
@@ -314,7 +317,7 @@ async def _report(batches: BatchStore, record: BatchRecord, status: BatchStatus,
         cost_usd=counted.cost_usd,
         errors=counted.errors,
         ran_s=record.ran_s,
-        output=target.output.name if is_exported else None,
-        errors_output=target.errors.name if is_exported and target.errors is not None else None,
+        output=None if written is None else written.output,
+        errors_output=None if written is None else written.errors,
         store=str(batches.folder),
     )

@@ -11,7 +11,7 @@ from typing import Any, Self
 import msgspec
 
 from asyncllm.errors import BatchLockedError, StoreError
-from asyncllm.workspace.database import Db, connect
+from asyncllm.workspace.database import FILE, Db, connect
 from asyncllm.workspace.folder import make_folder
 from asyncllm.workspace.lease import LEASE_S, Lock, boot_id, has_ended, now_s, this_process
 from asyncllm.workspace.points import Points
@@ -23,26 +23,23 @@ __all__ = ["BatchStore"]
 
 
 class BatchStore(RowStore):
-    """Everything that is known of batches, in one workspace. Use it inside `async with`."""
+    """Everything that is known of batches, in one workspace. Use it inside `async with`.
 
-    def __init__(self, folder: Path | str, *, env: Mapping[str, str] | None = None, vfs: str | None = None) -> None:
-        self._folder = Path(folder)
+    Opening it raises as `connect` does, and `StoreError` if nothing is there and it is not to be made.
+    """
+
+    def __init__(
+        self, folder: Path | str, *, create: bool = True, env: Mapping[str, str] | None = None, vfs: str | None = None
+    ) -> None:
+        points = Points(os.environ if env is None else env)
+        super().__init__(Path(folder), points, Writer(self._connect, points))
         self._vfs = vfs
-        self.points = Points(os.environ if env is None else env)
-        self._writer = Writer(self._connect, self.points)
-        self.create = True
-
-    @classmethod
-    def existing(cls, folder: Path | str, *, env: Mapping[str, str] | None = None) -> BatchStore:
-        """The store in `folder`, which has to be there. Opening it raises `StoreError` if it is not."""
-        store = cls(folder, env=env)
-        store.create = False
-        return store
+        self._create = create
 
     def _connect(self) -> Db:
-        if not self.create and not (self._folder / "store.db").exists():
+        if not self._create and not (self._folder / FILE).exists():
             raise StoreError(f"{self._folder}: there is no workspace here")
-        self._folder = make_folder(self._folder, create=self.create)
+        self._folder = make_folder(self._folder, create=self._create)
         return connect(self._folder, MIGRATIONS, self.points, vfs=self._vfs)
 
     async def __aenter__(self) -> Self:

@@ -25,9 +25,10 @@ _SHIFT: Final = 40
 class RowStore:
     """What a `BatchStore` does about rows. Whatever writes needs a lease, and raises `BatchLostError` without it."""
 
-    points: Points
-    _folder: Path
-    _writer: Writer
+    def __init__(self, folder: Path, points: Points, writer: Writer) -> None:
+        self._folder = folder
+        self.points = points
+        self._writer = writer
 
     def _check(self, db: Db, lease: Lease) -> None:
         found = db.execute("SELECT fence FROM batch WHERE id = ?", (lease.batch,)).fetchone()
