@@ -18,8 +18,8 @@ from asyncllm.errors import ConfigError
 __all__ = ["TABLE", "find_format"]
 
 TABLE: dict[str, str] = {
-    "csv": "asyncllm.batch.formats.csv:CSV",
-    "jsonl": "asyncllm.batch.formats.jsonl:JSONL",
+    "csv": "asyncllm.batch.formats.csv:Csv",
+    "jsonl": "asyncllm.batch.formats.jsonl:Jsonl",
     "llmengine-v1": "asyncllm.batch.formats.llmengine:LLMEngineV1",
     "llmengine-v2": "asyncllm.batch.formats.llmengine:LLMEngineV2",
     "openai": "asyncllm.batch.formats.openai:OpenAI",
