@@ -98,7 +98,9 @@ class LLMEngineV1:
         document = _decoded(_object, content, reading.name, 'an object with "prompts"')
         _refuse_job(document, reading.name)
         if "prompts" not in document:
-            raise InputError(f'{reading.name} has no "prompts", the list of texts to continue', field="prompts")
+            raise InputError(
+                f'{reading.name} has no "prompts", the list of texts to continue', field="prompts", code="invalid_input"
+            )
         prompts = _decoded(_items, document["prompts"], reading.name, 'a list under "prompts"')
         asked = _asked(document, Defaults(reading.options), reading.name)
         for index, prompt in enumerate(prompts):
@@ -179,22 +181,27 @@ def _decoded(decoder: msgspec.json.Decoder[T], content: bytes | msgspec.Raw, nam
 
 
 def _refuse_job(document: Mapping[str, msgspec.Raw], name: str) -> None:
-    """What is posted to the service to create a batch is no input of one."""
+    """What is posted to the service to create a batch is no input of one. Raises `InputError`."""
     field = next((field for field in _JOB_FIELDS if field in document), None)
-    if field is not None:
-        raise InputError(
-            f"{name} has {field!r}, so that it is what creates a batch of the service, and not its input: put the "
-            'value of "content", or the file at "input_data_path", into a file of its own',
-            field=field,
-        )
+    if field is None:
+        return
+    if "prompts" in document:
+        reason = "an option of a batch and not of its prompts: leave it out here"
+    else:
+        reason = 'of what creates a batch: put the value of "content", or the file it names, into a file of its own'
+    raise InputError(f"{name} has {field!r}, which is {reason}", field=field, code="invalid_input")
 
 
 def _asked(document: Mapping[str, msgspec.Raw], defaults: Defaults, name: str) -> Request:
     """What all prompts are asked with. Raises `InputError`."""
     body: dict[str, Any] = {"prompt": "-"}
     for field, value in document.items():
-        if field != "prompts":
-            body[_THEIRS.get(field, field)] = _decoded(_any, value, name, "JSON")
+        if field == "prompts":
+            continue
+        ours = _THEIRS.get(field, field)
+        if ours in body:
+            raise InputError(f"{name}: {field} stands beside another field that means it; give one", field=field)
+        body[ours] = _decoded(_any, value, name, "JSON")
     try:
         asked = defaults.fill(read_completion_request(body))
     except InvalidRequestError as error:
