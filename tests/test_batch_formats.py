@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,7 @@ from asyncllm.batch.formats.lines import Line, LineSplitter
 from asyncllm.batch.formats.llmengine import LLMEngineV1, LLMEngineV2
 from asyncllm.batch.formats.openai import OpenAI
 from asyncllm.batch.formats.protocol import Format, Reading
-from asyncllm.batch.rows import Answer, Outcome, Row
+from asyncllm.batch.rows import Answer, Outcome, Row, asked_of
 from asyncllm.errors import (
     ConfigError,
     InputError,
@@ -69,9 +69,15 @@ def line(custom_id: object = "a", url: object = "/v1/chat/completions", body: An
     return json.dumps({name: value for name, value in whole.items() if value is not ...}).encode()
 
 
-def written(format_: Format, *outcomes: Outcome, fields: Mapping[str, Any] | None = None) -> tuple[bytes, bytes]:
+def repeated(row: Row) -> dict[str, Any]:
+    """What an outcome repeats of its row."""
+    assert row.request is not None
+    return {"asked": asked_of(row.request), "model": row.request.model}
+
+
+def written(format_: Format, *outcomes: Outcome) -> tuple[bytes, bytes]:
     writer = format_.writer()
-    pairs = [writer.write(outcome, fields or {}) for outcome in outcomes]
+    pairs = [writer.write(outcome, {}) for outcome in outcomes]
     return (
         writer.begin() + b"".join(good for good, _ in pairs) + writer.end(),
         b"".join(bad for _, bad in pairs),
@@ -330,7 +336,7 @@ def test_garbage_is_rows_with_errors_or_an_input_error(format_: Format, content:
 def test_an_answer_goes_into_the_output_and_nothing_else() -> None:
     outcome = Outcome(index=3, id="a", answer=said("hi", request_id="r", model="m", usage=Usage(input_tokens=1)))
 
-    good, bad = written(OpenAI(), outcome, fields={"url": "/v1/chat/completions"})
+    good, bad = written(OpenAI(), outcome)
 
     assert bad == b""
     assert json.loads(good) == {
@@ -395,7 +401,7 @@ async def test_a_reply_has_the_form_of_the_endpoint_of_its_row() -> None:
     answers: list[Answer] = [said("x"), said("y"), Embeddings(vectors=((1.0, 2.0),))]
 
     lines = [
-        json.loads(written(OpenAI(), Outcome(index=row.index, answer=answer), fields=row.fields)[0])
+        json.loads(written(OpenAI(), Outcome(index=row.index, answer=answer, **repeated(row)))[0])
         for row, answer in zip(rows, answers, strict=True)
     ]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
 from asyncllm import errors
-from asyncllm.batch.rows import Answer, AnyAsk
+from asyncllm.batch.rows import Answer, AnyAsk, Asked, Outcome, asked_of
 from asyncllm.errors import AsyncLLMError, CorruptStoreError
 from asyncllm.types import Embeddings, Request, Response, Timeouts, Usage
 
@@ -29,8 +29,9 @@ def _plain(value: Any) -> Any:
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_plain, order="deterministic")
-_responses = msgspec.msgpack.Decoder(tuple[str, Response])
-_anything = msgspec.msgpack.Decoder(tuple[str, Any])
+_responses = msgspec.msgpack.Decoder(Response)
+_anything = msgspec.msgpack.Decoder(tuple[str, str, msgspec.Raw])
+_errors = msgspec.msgpack.Decoder(tuple[str, dict[str, Any]])
 
 
 def digest(asked: AnyAsk) -> bytes:
@@ -41,28 +42,32 @@ def digest(asked: AnyAsk) -> bytes:
     return hashlib.sha256(_encoder.encode([type(same).__name__, same])).digest()[:_KEY_BYTES]
 
 
-def encode_answer(answer: Answer) -> bytes:
-    """An answer, less what can be made anew from the rest of it."""
+def encode_answer(asked: AnyAsk, answer: Answer) -> bytes:
+    """An answer, less what can be made anew from the rest of it, with which call of which model it answers."""
     if isinstance(answer, Response):
-        return _encoder.encode(("response", msgspec.structs.replace(answer, body=None, parsed=None)))
+        return _encoder.encode((asked_of(asked), asked.model, msgspec.structs.replace(answer, body=None, parsed=None)))
     rows = [row if isinstance(row, array) else array("f", row) for row in answer.vectors]
     told = {"usage": answer.usage, "model": answer.model, "cost_usd": answer.cost_usd}
-    return _encoder.encode(("embeddings", {**told, "vectors": rows}))
+    return _encoder.encode(("embed", asked.model, {**told, "vectors": rows}))
 
 
 def encode_error(error: AsyncLLMError) -> bytes:
     """An error, less what it may hold of content."""
     facts = {name: value for name, value in error.facts().items() if isinstance(value, str | int | float | bool)}
-    return _encoder.encode(("error", [type(error).__name__, error.message, facts]))
+    return _encoder.encode(("error", type(error).__name__, [error.message, facts]))
 
 
-def decode_outcome(body: bytes) -> Answer | AsyncLLMError:
-    """What was encoded. Raises `CorruptStoreError`."""
+def decode_outcome(body: bytes, **place: Any) -> Outcome:
+    """The outcome that was encoded, of the row at `place`. Raises `CorruptStoreError`."""
     try:
-        if body[:10] == b"\x92\xa8response":
-            return _responses.decode(body)[1]
-        kind, told = _anything.decode(body)
-        return _embeddings(told) if kind == "embeddings" else _error(*told)
+        kind, word, told = _anything.decode(body)
+        if kind == "error":
+            return Outcome(error=_error(word, *_errors.decode(told)), **place)
+        if kind == "embed":
+            return Outcome(asked="embed", model=word, answer=_embeddings(msgspec.msgpack.decode(told)), **place)
+        if kind in ("chat", "complete"):
+            return Outcome(asked=cast("Asked", kind), model=word, answer=_responses.decode(told), **place)
+        raise ValueError(kind)  # it is told as all else that is wrong here
     except (msgspec.MsgspecError, TypeError, ValueError, KeyError) as error:
         raise CorruptStoreError("an outcome in the store is none that this version has written") from error
 

@@ -14,7 +14,7 @@ from asyncllm.batch.formats.protocol import Format
 from asyncllm.batch.inputs import Input
 from asyncllm.batch.places.protocol import Place, Write
 from asyncllm.batch.rows import Outcome
-from asyncllm.errors import AsyncLLMError, InputError, RowAbandonedError
+from asyncllm.errors import InputError, RowAbandonedError
 from asyncllm.workspace.batches import BatchStore
 from asyncllm.workspace.records import BatchRecord, Kept, RowStatus
 
@@ -61,10 +61,7 @@ def _outcome(kept: Kept, status: str) -> Outcome:
     if kept.body is None:
         code, why = _WHY.get(status, _PENDING)
         return Outcome(index=kept.index, id=kept.name, error=RowAbandonedError(why, code=code), attempts=kept.attempts)
-    told = decode_outcome(kept.body)
-    if isinstance(told, AsyncLLMError):
-        return Outcome(index=kept.index, id=kept.name, error=told, attempts=kept.attempts)
-    return Outcome(index=kept.index, id=kept.name, answer=told, attempts=kept.attempts)
+    return decode_outcome(kept.body, index=kept.index, id=kept.name, attempts=kept.attempts)
 
 
 async def tally(store: BatchStore, record: BatchRecord) -> Tally:

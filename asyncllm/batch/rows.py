@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from asyncllm.backend import EmbedRequest
 from asyncllm.errors import AsyncLLMError
 from asyncllm.types import Embeddings, Noun, Request, Response
 
-__all__ = ["Answer", "AnyAsk", "Outcome", "Row"]
+__all__ = ["Answer", "AnyAsk", "Asked", "Outcome", "Row", "asked_of"]
 
 AnyAsk: TypeAlias = Request | EmbedRequest
 """What a row may ask: a chat, a text completion or embeddings. Its `model` is one that a `Client` takes, or empty."""
 
 Answer: TypeAlias = Response | Embeddings
+
+
+Asked: TypeAlias = Literal["chat", "complete", "embed"]
+
+
+def asked_of(request: AnyAsk) -> Asked:
+    """Which call a row is."""
+    if isinstance(request, Request):
+        return "chat" if request.is_chat else "complete"
+    return "embed"
 
 
 class Row(Noun, frozen=True, kw_only=True):
@@ -40,6 +50,10 @@ class Outcome(Noun, frozen=True, kw_only=True):
 
     index: int
     id: str | None = None
+    asked: Asked = "chat"
+    """Which call was answered."""
+    model: str = ""
+    """The model that the row named, in the words of the row."""
     answer: Answer | None = None
     error: AsyncLLMError | None = None
     attempts: int = 1

@@ -262,7 +262,7 @@ class Runner:
                     return
             else:
                 points.reach("row.answered")
-                body = encode_answer(answer)
+                body = encode_answer(asked, answer)
                 await self._store.finish(self._lease, state.index, state.key, RowStatus.DONE, body)
                 self._course.tally.add(answer, None, 0)
                 return

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from asyncllm.batch.formats.bodies import CHAT, COMPLETION, EMBEDDINGS, READERS, row_fields, write_reply
+from asyncllm.batch.formats.bodies import CHAT, COMPLETION, EMBEDDINGS, READERS, write_reply
 from asyncllm.batch.formats.defaults import Defaults
 from asyncllm.batch.formats.lines import check_text, faulty_row, too_large
 from asyncllm.batch.formats.protocol import Reading, Writer
@@ -116,7 +116,7 @@ class LLMEngineV2:
 
     name = "llmengine-v2"
     suffixes: Sequence[str] = ()
-    repeats_input = True  # a reply to a chat and one to a text completion differ, and an answer does not say which
+    repeats_input = False
     has_errors_file = False
 
     async def read(self, chunks: AsyncIterator[bytes], reading: Reading, /) -> AsyncIterator[Row]:
@@ -135,16 +135,16 @@ class LLMEngineV2:
 class _Writer:
     """One array, an item a row."""
 
-    def __init__(self, item: Callable[[Outcome, Mapping[str, Any]], object]) -> None:
+    def __init__(self, item: Callable[[Outcome], object]) -> None:
         self._item = item
         self._before = b"\n"
 
     def begin(self) -> bytes:
         return b"["
 
-    def write(self, outcome: Outcome, fields: Mapping[str, Any], /) -> tuple[bytes, bytes]:
+    def write(self, outcome: Outcome, _: Mapping[str, Any], /) -> tuple[bytes, bytes]:
         before, self._before = self._before, b",\n"
-        return before + _encode(self._item(outcome, fields)), b""
+        return before + _encode(self._item(outcome)), b""
 
     def end(self) -> bytes:
         return b"\n]\n"
@@ -240,13 +240,13 @@ def _body_row(item: bytes, index: int, reading: Reading, defaults: Defaults) -> 
         request = defaults.fill(READERS[endpoint](item, ""))
     except AsyncLLMError as error:
         return faulty_row(index, place, error.message, code=error.code or "invalid_request", field=error.field)
-    return Row(index=index, place=place, request=request, fields=row_fields(endpoint, request))
+    return Row(index=index, place=place, request=request)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------
 
 
-def _write_v1(outcome: Outcome, _fields: Mapping[str, Any]) -> object:
+def _write_v1(outcome: Outcome) -> object:
     answer = outcome.answer
     if not isinstance(answer, Response):
         return None
@@ -259,9 +259,9 @@ def _write_v1(outcome: Outcome, _fields: Mapping[str, Any]) -> object:
     }
 
 
-def _write_v2(outcome: Outcome, fields: Mapping[str, Any]) -> object:
+def _write_v2(outcome: Outcome) -> object:
     if outcome.answer is not None:
-        return write_reply(outcome.answer, fields, outcome.index)
+        return write_reply(outcome, outcome.answer)
     if outcome.error is None:
         return None
     body = write_error(outcome.error)

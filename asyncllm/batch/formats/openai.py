@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from asyncllm.batch.formats.bodies import READERS, row_fields, write_reply
+from asyncllm.batch.formats.bodies import READERS, write_reply
 from asyncllm.batch.formats.defaults import Defaults
 from asyncllm.batch.formats.lines import Line, faulty_row, line_place, read_lines, too_large, unreadable
 from asyncllm.batch.formats.protocol import Reading, Writer
@@ -57,7 +57,7 @@ class OpenAI:
 
     name = "openai"
     suffixes: Sequence[str] = ()
-    repeats_input = True  # a reply to a chat and one to a text completion differ, and an answer does not say which
+    repeats_input = False
     has_errors_file = True
 
     async def read(self, chunks: AsyncIterator[bytes], reading: Reading, /) -> AsyncIterator[Row]:
@@ -77,11 +77,11 @@ class _Writer:
     def begin(self) -> bytes:
         return b""
 
-    def write(self, outcome: Outcome, fields: Mapping[str, Any], /) -> tuple[bytes, bytes]:
+    def write(self, outcome: Outcome, _: Mapping[str, Any], /) -> tuple[bytes, bytes]:
         answer, error = outcome.answer, outcome.error
         if answer is not None:
             request_id = getattr(answer, "request_id", None) or ""
-            body = write_reply(answer, fields, outcome.index)
+            body = write_reply(outcome, answer)
             return _result(outcome, {"status_code": 200, "request_id": request_id, "body": body}), b""
         if isinstance(error, APIStatusError):
             body = write_error(error)
@@ -125,7 +125,7 @@ def _row(line: Line, index: int, reading: Reading, defaults: Defaults) -> Row:
     except AsyncLLMError as error:
         code = error.code or "invalid_request"
         return faulty_row(index, place, error.message, code=code, field=error.field, id_=id_)
-    return Row(index=index, place=place, id=id_, request=request, fields=row_fields(endpoint, request))
+    return Row(index=index, place=place, id=id_, request=request)
 
 
 def _parts(wire: _Line) -> tuple[str, bytes]:
