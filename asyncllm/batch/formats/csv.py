@@ -24,12 +24,12 @@ from asyncllm.batch.formats.tables import Asking, cell_text, check_known, error_
 from asyncllm.batch.rows import Outcome, Row
 from asyncllm.errors import InputError
 
-__all__ = ["Csv"]
+__all__ = ["CSV"]
 
 _LONGEST_BOM = 4
 
 
-class Csv:
+class CSV:
     """The format."""
 
     name = "csv"

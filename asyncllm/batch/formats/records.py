@@ -79,7 +79,7 @@ class RecordSplitter:
         if ended and self._text:
             self._add(records, self._left_open(self._text[: closed_at - position]), closed=False)
             self._text = ""
-        elif len(self._text) > self._limit:
+        elif len(self._text) - self._text.endswith("\r") > self._limit:
             self._shorten()
         self._next_try = len(self._text) + len(self._text) // 2
         return records
