@@ -13,12 +13,11 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-import boto3
+import boto3  # type: ignore[import-untyped]
 import pytest
 
-__all__ = ["BUCKET", "S3Server", "s3_server"]
+__all__ = ["S3Server", "s3_server"]
 
-BUCKET = "batches"
 _START_S = 60
 _KEYS = {"access_key_id": "AKIDOFTESTS", "secret_access_key": "a-secret-of-tests"}
 
@@ -28,6 +27,7 @@ class S3Server:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.bucket = "batches"
         self.client: Any = boto3.client(
             "s3",
             endpoint_url=f"http://127.0.0.1:{port}",
@@ -35,7 +35,7 @@ class S3Server:
             aws_access_key_id=_KEYS["access_key_id"],
             aws_secret_access_key=_KEYS["secret_access_key"],
         )
-        self.client.create_bucket(Bucket=BUCKET)
+        self.client.create_bucket(Bucket=self.bucket)
 
     def options(self, **over: Any) -> dict[str, Any]:
         """What obstore needs to know of it."""
@@ -49,19 +49,21 @@ class S3Server:
         }
 
     def put(self, key: str, content: bytes) -> None:
-        self.client.put_object(Bucket=BUCKET, Key=key, Body=content)
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=content)
 
     def get(self, key: str) -> bytes:
-        content = self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        content = self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
         assert isinstance(content, bytes)
         return content
 
     def keys(self, prefix: str) -> list[str]:
-        return [found["Key"] for found in self.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])]
+        return [
+            found["Key"] for found in self.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix).get("Contents", [])
+        ]
 
     def uploads(self) -> list[Any]:
         """Multipart uploads that were begun and neither completed nor aborted."""
-        return list(self.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []))
+        return list(self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", []))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import weakref
 from collections.abc import AsyncIterator
 from functools import partial
 from types import TracebackType
@@ -24,7 +25,8 @@ class Spool:
 
     def __init__(self) -> None:
         self._pending = bytearray()
-        self._file: IO[bytes] | None = None
+        self._file: weakref.finalize[..., Spool] | None = None
+        self._descriptor = -1
         self.size = 0
         """Bytes written so far."""
 
@@ -39,7 +41,7 @@ class Spool:
     def close(self) -> None:
         """Forget everything. Idempotent."""
         if self._file is not None:
-            self._file.close()
+            self._file()
 
     async def write(self, data: bytes) -> None:
         """Put `data` at the end. Raises `WriteError` where the disk is full."""
@@ -49,28 +51,29 @@ class Spool:
             await in_thread(self._flush)
 
     async def whole(self) -> IO[bytes]:
-        """The file, at its beginning."""
+        """The file, at its beginning, for as long as this is there."""
         await in_thread(self._flush)
-        file = self._opened()
-        file.seek(0)
-        return file
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        return open(self._descriptor, "rb", closefd=False)  # noqa: ASYNC230  # it is open already
 
     async def pieces(self, size: int = PIECE) -> AsyncIterator[bytes]:
         """What was written, `size` bytes at a time."""
-        descriptor = (await self.whole()).fileno()
+        await in_thread(self._flush)
         for start in range(0, self.size, size):
-            yield await in_thread(partial(os.pread, descriptor, size, start))
+            yield await in_thread(partial(os.pread, self._descriptor, size, start))
 
-    def _opened(self) -> IO[bytes]:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="asyncllm-", buffering=0)  # noqa: SIM115  # closed by `close`
-        return self._file
+    def _open(self) -> None:
+        with tempfile.TemporaryFile(prefix="asyncllm-") as file:
+            self._descriptor = os.dup(file.fileno())
+        # So that one which nobody closes is closed with the last that uses it.
+        self._file = weakref.finalize(self, os.close, self._descriptor)
 
     def _flush(self) -> None:
         try:
-            file = self._opened()
+            if self._file is None:
+                self._open()
             while self._pending:
-                del self._pending[: file.write(self._pending)]
+                del self._pending[: os.write(self._descriptor, self._pending)]
         except OSError as error:
             raise WriteError(
                 f"the folder for temporary files cannot take more ({os.strerror(error.errno or 0)}): make room there, "

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from asyncllm.batch.formats.lines import check_text, line_place, too_large
@@ -33,7 +33,7 @@ class CSV:
     """The format."""
 
     name = "csv"
-    suffixes = (".csv",)
+    suffixes: Sequence[str] = (".csv",)
     repeats_input = True
     has_errors_file = False
 

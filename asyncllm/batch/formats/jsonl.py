@@ -12,7 +12,7 @@ Source: https://jsonlines.org
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -32,7 +32,7 @@ class JSONL:
     """The format."""
 
     name = "jsonl"
-    suffixes = (".jsonl", ".ndjson")
+    suffixes: Sequence[str] = (".jsonl", ".ndjson")
     repeats_input = True
     has_errors_file = False
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -36,7 +36,7 @@ class Parquet:
     """The format. Raises `ConfigError` where `pip install 'asyncllm[parquet]'` is missing."""
 
     name = "parquet"
-    suffixes = (".parquet",)
+    suffixes: Sequence[str] = (".parquet",)
     repeats_input = True
     has_errors_file = False
 

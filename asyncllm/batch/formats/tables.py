@@ -28,7 +28,7 @@ from asyncllm.calls import CallOptions, Prompt, chat_request, output_of
 from asyncllm.errors import AsyncLLMError, InputError, InvalidRequestError, UnsupportedError, WriteError
 from asyncllm.types import Message, Request, Response, Sampling, Timeouts
 
-__all__ = ["RESULTS", "Asking", "cell_text", "check_known", "error_object", "error_text", "result_names", "results"]
+__all__ = ["Asking", "RESULTS", "cell_text", "check_known", "error_object", "error_text", "result_names", "results"]
 
 RESULTS = ("text", "error", "finish_reason", "input_tokens", "output_tokens", "message")
 

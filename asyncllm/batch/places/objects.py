@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import re
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
-__all__ = ["SCHEMES", "ObjectPlace", "object_place"]
+__all__ = ["ObjectPlace", "SCHEMES", "object_place"]
 
 SCHEMES = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
 """What an address begins with, and obstore's class for it."""
@@ -44,7 +45,8 @@ _ABORT_S = 30.0
 _FORGOTTEN = timedelta(days=1)
 
 _DEFAULTS: dict[str, dict[str, Any]] = {"s3": {"copy_if_not_exists": "multipart"}, "gs": {}, "az": {}}
-_CLIENT = {"timeout": "5m", "connect_timeout": "10s"}
+_PLAIN_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
+_CLIENT: dict[str, Any] = {"timeout": "5m", "connect_timeout": "10s"}
 _RETRIES = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
 _OF_CLIENT = (
     "allow_http", "allow_invalid_certificates", "connect_timeout", "default_headers", "proxy_ca_certificate",
@@ -57,8 +59,9 @@ def object_place(address: str, options: dict[str, Any]) -> ObjectPlace:
 
     Credentials, region and endpoint come from the environment, by the names that the clouds' own tools know
     (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_NAME`, ...), and
-    from the machine's own identity where it has one. `options` go over them, by obstore's names: `endpoint`, `region`,
-    `access_key_id`, `account_name`, `allow_http`, `timeout`, `credential_provider`, `max_retries`, ...
+    from the machine's own identity where it has one. Files of profiles such as `~/.aws/credentials` are not
+    read. `options` go over them, by obstore's names: `endpoint`, `region`, `access_key_id`, `account_name`,
+    `allow_http`, `timeout`, `credential_provider`, `max_retries`, ...
 
     Raises `ConfigError`, which repeats neither secrets nor values.
     """
@@ -72,7 +75,8 @@ def object_place(address: str, options: dict[str, Any]) -> ObjectPlace:
     if find_spec("obstore") is None:
         raise ConfigError("object stores need obstore: pip install 'asyncllm[s3]'", field="location")
     scheme = parts[1].lower()
-    client = {**_CLIENT, **{name: options.pop(name) for name in _OF_CLIENT if name in options}}
+    plain = os.environ.get(_PLAIN_HTTP[scheme], "").lower() in ("1", "true")  # obstore reads it where it is given none
+    client = {**_CLIENT, "allow_http": plain, **{name: options.pop(name) for name in _OF_CLIENT if name in options}}
     retries = {**_RETRIES, **{name: options.pop(name) for name in _RETRIES if name in options}}
     make = getattr(importlib.import_module("obstore.store"), SCHEMES[scheme])
     try:
