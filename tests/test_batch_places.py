@@ -48,9 +48,8 @@ def test_what_is_no_place_is_refused(location: Any) -> None:
     assert raised.value.field == "location"
 
 
-def test_options_of_a_place_that_has_none_are_refused() -> None:
-    with pytest.raises(ConfigError, match="options are those of an object store"):
-        place_of("in.jsonl", options={"region": "x"})
+def test_options_for_object_stores_do_not_bother_other_places() -> None:
+    assert place_of("in.jsonl", options={"region": "x"}).name == "in.jsonl"
 
 
 def test_a_path_may_be_a_path(tmp_path: Path) -> None:

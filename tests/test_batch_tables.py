@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from asyncllm.batch.formats.csv import CSV
-from asyncllm.batch.formats.jsonl import JSONL
+from asyncllm.batch.formats import find_format
+from asyncllm.batch.formats.csv import Csv
+from asyncllm.batch.formats.jsonl import Jsonl
 from asyncllm.batch.formats.parquet import Parquet
 from asyncllm.batch.formats.protocol import Format
 from asyncllm.batch.formats.records import Record, RecordSplitter
@@ -50,7 +51,7 @@ def why(row: Row) -> str:
 
 
 async def test_a_prompt_column_is_a_chat() -> None:
-    (row,) = await rows_of(JSONL(), jsonl({"prompt": "Hi", "ticket": 7}))
+    (row,) = await rows_of(Jsonl(), jsonl({"prompt": "Hi", "ticket": 7}))
 
     assert asked(row) == "Hi"
     assert request_of(row).is_chat
@@ -59,7 +60,7 @@ async def test_a_prompt_column_is_a_chat() -> None:
 
 
 async def test_a_line_that_is_a_text_is_a_prompt() -> None:
-    (row,) = await rows_of(JSONL(), jsonl("Hi"))
+    (row,) = await rows_of(Jsonl(), jsonl("Hi"))
 
     assert asked(row) == "Hi"
     assert row.fields == {"prompt": "Hi"}
@@ -75,7 +76,7 @@ async def test_columns_named_like_options_are_options_and_go_over_those_of_the_b
         "max_tokens": None,
     }
 
-    (row,) = await rows_of(JSONL(), jsonl(line), options={"model": "echo:a", "max_tokens": 5, "temperature": 1})
+    (row,) = await rows_of(Jsonl(), jsonl(line), options={"model": "echo:a", "max_tokens": 5, "temperature": 1})
 
     request = request_of(row)
     assert request.model == "echo:b"
@@ -87,14 +88,14 @@ async def test_messages_and_tools_are_read_in_openais_form() -> None:
     tool = {"type": "function", "function": {"name": "look_up"}}
     line = {"messages": [{"role": "user", "content": "Hi"}], "tools": [tool], "extra": {"own": 1}}
 
-    (row,) = await rows_of(JSONL(), jsonl(line))
+    (row,) = await rows_of(Jsonl(), jsonl(line))
 
     assert request_of(row).tools[0].name == "look_up"
     assert request_of(row).extra == {"own": 1}
 
 
 async def test_equal_rows_are_equal_requests() -> None:
-    first, second = await rows_of(JSONL(), jsonl("Hi", "Hi"))
+    first, second = await rows_of(Jsonl(), jsonl("Hi", "Hi"))
 
     assert first.request == second.request
 
@@ -102,14 +103,14 @@ async def test_equal_rows_are_equal_requests() -> None:
 async def test_beside_a_template_all_columns_are_data() -> None:
     line = {"question": "Why?", "model": "T", "timeouts": 3}
 
-    (row,) = await rows_of(JSONL(), jsonl(line), template="{question} {model}", options={"model": "echo:a"})
+    (row,) = await rows_of(Jsonl(), jsonl(line), template="{question} {model}", options={"model": "echo:a"})
 
     assert asked(row) == "Why? T"
     assert request_of(row).model == "echo:a"
 
 
 async def test_a_template_may_be_made_already() -> None:
-    (row,) = await rows_of(JSONL(), jsonl("Hi"), template=Template("{prompt}!"))
+    (row,) = await rows_of(Jsonl(), jsonl("Hi"), template=Template("{prompt}!"))
 
     assert asked(row) == "Hi!"
 
@@ -134,7 +135,7 @@ async def test_a_template_may_be_made_already() -> None:
     ],
 )
 async def test_a_row_that_cannot_be_asked_says_why_and_where(line: Any, said: str) -> None:
-    good, bad, after = await rows_of(JSONL(), jsonl("a", line, "b"))
+    good, bad, after = await rows_of(Jsonl(), jsonl("a", line, "b"))
 
     assert why(bad).startswith("in, line 2: ")
     assert said in why(bad)
@@ -143,7 +144,7 @@ async def test_a_row_that_cannot_be_asked_says_why_and_where(line: Any, said: st
 
 @pytest.mark.parametrize("line", [b"{", b"nope", b'"\xff"', b"[" * 100_000])
 async def test_a_line_that_is_not_json_is_a_row_of_its_own(line: bytes) -> None:
-    bad, after = await rows_of(JSONL(), line + b'\n"b"\n')
+    bad, after = await rows_of(Jsonl(), line + b'\n"b"\n')
 
     assert "in, line 1: " in why(bad)
     assert asked(after) == "b"
@@ -151,7 +152,7 @@ async def test_a_line_that_is_not_json_is_a_row_of_its_own(line: bytes) -> None:
 
 async def test_a_prompt_does_not_stand_in_the_error_of_its_row() -> None:
     rows = await rows_of(
-        JSONL(), jsonl({"prompt": "secret", "temperature": "secret"}, {"messages": [{"role": "secret"}]})
+        Jsonl(), jsonl({"prompt": "secret", "temperature": "secret"}, {"messages": [{"role": "secret"}]})
     )
 
     assert not [row for row in rows if "secret" in why(row).replace("unknown role 'secret'", "")]
@@ -164,7 +165,7 @@ async def test_options_of_the_batch_that_cannot_be_right_are_refused_at_once(
     options: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidRequestError) as raised:
-        await rows_of(JSONL(), b"", options=options)
+        await rows_of(Jsonl(), b"", options=options)
 
     assert raised.value.field == field
 
@@ -173,9 +174,9 @@ async def test_options_of_the_batch_that_cannot_be_right_are_refused_at_once(
 
 
 async def test_jsonl_repeats_the_columns_and_adds_the_results() -> None:
-    rows = await rows_of(JSONL(), jsonl({"prompt": "a", "id": 1}, {"prompt": "b"}))
+    rows = await rows_of(Jsonl(), jsonl({"prompt": "a", "id": 1}, {"prompt": "b"}))
 
-    content = content_of(JSONL(), rows, [answered(0), Outcome(index=1, error=LIMITED)])
+    content = content_of(Jsonl(), rows, [answered(0), Outcome(index=1, error=LIMITED)])
 
     assert [json.loads(line) for line in content.splitlines()] == [
         {"prompt": "a", "id": 1, "text": "yes", "error": None, "finish_reason": "stop", "input_tokens": 3,
@@ -186,9 +187,9 @@ async def test_jsonl_repeats_the_columns_and_adds_the_results() -> None:
 
 
 async def test_jsonl_keeps_the_message_that_is_more_than_its_text() -> None:
-    rows = await rows_of(JSONL(), jsonl("a"))
+    rows = await rows_of(Jsonl(), jsonl("a"))
 
-    (line,) = content_of(JSONL(), rows, [answered(0, "", tool_calls=(CALL,), reasoning="hm")]).splitlines()
+    (line,) = content_of(Jsonl(), rows, [answered(0, "", tool_calls=(CALL,), reasoning="hm")]).splitlines()
 
     assert json.loads(line)["message"] == {
         "role": "assistant",
@@ -199,15 +200,15 @@ async def test_jsonl_keeps_the_message_that_is_more_than_its_text() -> None:
 
 
 async def test_a_result_whose_name_is_taken_has_a_name_of_its_own() -> None:
-    rows = await rows_of(JSONL(), jsonl({"prompt": "a", "text": "mine", "asyncllm_text": "mine too"}))
+    rows = await rows_of(Jsonl(), jsonl({"prompt": "a", "text": "mine", "asyncllm_text": "mine too"}))
 
-    (line,) = content_of(JSONL(), rows, [answered(0)]).splitlines()
+    (line,) = content_of(Jsonl(), rows, [answered(0)]).splitlines()
 
     written = json.loads(line)
     assert (written["text"], written["asyncllm_text"], written["asyncllm_asyncllm_text"]) == ("mine", "mine too", "yes")
 
 
-@pytest.mark.parametrize("format_", [JSONL(), CSV(), Parquet()], ids=lambda format_: format_.name)
+@pytest.mark.parametrize("format_", [Jsonl(), Csv(), Parquet()], ids=lambda format_: format_.name)
 def test_a_table_has_no_place_for_embeddings(format_: Format) -> None:
     outcome = Outcome(index=0, answer=Embeddings(vectors=((0.5,),)))
 
@@ -226,7 +227,7 @@ def sheet(content: bytes) -> list[list[str]]:
 async def test_csv_cells_are_columns_by_the_header(end: bytes) -> None:
     content = end.join([b"\xef\xbb\xbfprompt,max_tokens,note", b'"a, ""b""\n\nc",5,x', b"", b"d,,", b'5" pipe,5.0,"y"'])
 
-    first, second, third = await rows_of(CSV(), content, size=3)
+    first, second, third = await rows_of(Csv(), content, size=3)
 
     assert asked(first) == 'a, "b"\n\nc'
     assert first.fields == {"prompt": 'a, "b"\n\nc', "max_tokens": "5", "note": "x"}
@@ -239,7 +240,7 @@ async def test_csv_cells_are_columns_by_the_header(end: bytes) -> None:
 async def test_csv_options_that_are_no_texts_are_json() -> None:
     content = b'messages,logprobs,stop,extra\n"[{""role"": ""user"", ""content"": ""Hi""}]",FALSE,5,"{""own"": 1}"\n'
 
-    (row,) = await rows_of(CSV(), content)
+    (row,) = await rows_of(Csv(), content)
 
     assert asked(row) == "Hi"
     assert request_of(row).sampling == Sampling(logprobs=False, stop="5")
@@ -264,7 +265,7 @@ async def test_csv_options_that_are_no_texts_are_json() -> None:
 async def test_a_csv_row_that_cannot_be_read_says_why_and_ends_nothing(line: bytes, said: str, code: str) -> None:
     content = b"prompt,temperature,note\nx,1,y\n" + line + b"\nz,1,z\n"
 
-    before, bad, after = await rows_of(CSV(), content, max_row_bytes=1_000_000, size=65_536)
+    before, bad, after = await rows_of(Csv(), content, max_row_bytes=1_000_000, size=65_536)
 
     assert why(bad).startswith("in, line 3: ")
     assert said in why(bad)
@@ -290,18 +291,18 @@ async def test_a_csv_row_that_cannot_be_read_says_why_and_ends_nothing(line: byt
 )
 async def test_csv_of_which_nothing_can_be_read_is_refused(content: bytes, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        await rows_of(CSV(), content, max_row_bytes=10_000)
+        await rows_of(Csv(), content, max_row_bytes=10_000)
 
 
 async def test_csv_without_a_column_of_the_template_is_refused() -> None:
     with pytest.raises(
         InputError, match="in: the template takes the column 'q', which is not there; there are: 'prompt'"
     ):
-        await rows_of(CSV(), b"prompt\nx\n", template="{q}")
+        await rows_of(Csv(), b"prompt\nx\n", template="{q}")
 
 
 async def test_the_last_row_may_lack_its_end_but_not_its_closing_quote() -> None:
-    whole, cut = await rows_of(CSV(), b'prompt,id\na,1\n"b,2')
+    whole, cut = await rows_of(Csv(), b'prompt,id\na,1\n"b,2')
 
     assert asked(whole) == "a"
     assert cut.error is not None
@@ -309,10 +310,10 @@ async def test_the_last_row_may_lack_its_end_but_not_its_closing_quote() -> None
 
 
 async def test_csv_repeats_the_columns_and_adds_the_results() -> None:
-    rows = await rows_of(CSV(), b'prompt,note\na,"=1+1, ""x"""\nb\n')
+    rows = await rows_of(Csv(), b'prompt,note\na,"=1+1, ""x"""\nb\n')
 
     content = content_of(
-        CSV(), rows, [answered(0, "y\r\nes", tool_calls=(CALL,)), Outcome(index=1, error=rows[1].error)]
+        Csv(), rows, [answered(0, "y\r\nes", tool_calls=(CALL,)), Outcome(index=1, error=rows[1].error)]
     )
 
     header, first, second = sheet(content)
@@ -323,19 +324,19 @@ async def test_csv_repeats_the_columns_and_adds_the_results() -> None:
 
 
 async def test_csv_without_rows_has_a_header() -> None:
-    assert sheet(content_of(CSV(), [], [])) == [RESULTS]
+    assert sheet(content_of(Csv(), [], [])) == [RESULTS]
 
 
 async def test_a_row_that_is_no_utf8_is_written_without_its_cells() -> None:
-    rows = await rows_of(CSV(), b"prompt,id\n\xff,1\n")
+    rows = await rows_of(Csv(), b"prompt,id\n\xff,1\n")
 
-    _, row = sheet(content_of(CSV(), rows, [Outcome(index=0, error=rows[0].error)]))
+    _, row = sheet(content_of(Csv(), rows, [Outcome(index=0, error=rows[0].error)]))
 
     assert row[:4] == ["", "", "", f"InputError: {why(rows[0])}"]
 
 
 async def test_rows_of_other_columns_do_not_fit_into_csv() -> None:
-    writer = CSV().writer()
+    writer = Csv().writer()
     writer.write(answered(0), {"prompt": "a"})
 
     with pytest.raises(WriteError, match="row 1 has a column 'id', which the first row has not"):
@@ -350,8 +351,8 @@ async def test_any_cells_come_through_csv_however_it_is_cut(table: list[list[str
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator=end, quoting=csv.QUOTE_ALL).writerows([["prompt", "b", "c"], *table])
 
-    rows = await rows_of(CSV(), text.getvalue().encode(), size=size)
-    content = content_of(CSV(), rows, [answered(index) for index in range(len(rows))])
+    rows = await rows_of(Csv(), text.getvalue().encode(), size=size)
+    content = content_of(Csv(), rows, [answered(index) for index in range(len(rows))])
 
     assert [list(row.fields.values()) for row in rows] == table
     assert [row[:3] for row in sheet(content)[1:]] == table
@@ -385,12 +386,17 @@ async def test_records_are_those_of_pythons_reader(text: str) -> None:
 
 @given(st.binary(), st.integers(1, 7))
 async def test_no_bytes_raise_anything_but_an_input_error(content: bytes, size: int) -> None:
-    for format_ in (CSV(), JSONL()):
+    for format_ in (Csv(), Jsonl()):
         try:
             rows = await rows_of(format_, b'prompt,"b"\n' + content, size=size, max_row_bytes=50)
         except InputError:
             continue
         assert [row.index for row in rows] == list(range(len(rows)))
+
+
+@pytest.mark.parametrize(("name", "format_"), [("in.CSV.gz", Csv), ("in.parquet.gz", Parquet), ("in.gz", Jsonl)])
+def test_a_packed_file_has_the_format_of_its_name_without_gz(name: str, format_: type) -> None:
+    assert isinstance(find_format(None, name, b""), format_)
 
 
 # -- Parquet -----------------------------------------------------------------------------------------------------
@@ -456,7 +462,7 @@ async def test_parquet_is_written_in_groups_as_rows_come(monkeypatch: pytest.Mon
 
 
 async def test_rows_without_types_become_texts_in_parquet() -> None:
-    rows = await rows_of(JSONL(), jsonl({"prompt": "a", "tags": [1], "x": None}))
+    rows = await rows_of(Jsonl(), jsonl({"prompt": "a", "tags": [1], "x": None}))
 
     table = pq.read_table(io.BytesIO(content_of(Parquet(), rows, [answered(0)])))
 

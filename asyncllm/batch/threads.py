@@ -12,7 +12,7 @@ __all__ = ["in_thread"]
 
 T = TypeVar("T")
 
-_AS_LONG_AS_IT_TAKES = float("inf")  # a thread cannot be stopped
+_AS_LONG_AS_IT_TAKES = 30 * 86_400.0  # a thread cannot be stopped
 
 
 async def in_thread(call: Callable[[], T]) -> T:

@@ -42,7 +42,8 @@ def find_format(name: str | None, place_name: str, first_bytes: bytes) -> Format
     if name == "llmengine":
         name = "llmengine-v1" if _start(first_bytes)[:1] == b"{" else "llmengine-v2"
     if name is None:
-        suffix = next((suffix for suffix in _SUFFIXES if place_name.lower().endswith(suffix)), None)
+        plain = place_name.lower().removesuffix(".gz")  # what is packed is read unpacked
+        suffix = next((suffix for suffix in _SUFFIXES if plain.endswith(suffix)), None)
         name = _SUFFIXES[suffix] if suffix else _of_content(_start(first_bytes))
     if name not in TABLE:
         known = ", ".join(sorted({*TABLE, "llmengine"}))

@@ -24,12 +24,12 @@ from asyncllm.batch.formats.tables import Asking, cell_text, check_known, error_
 from asyncllm.batch.rows import Outcome, Row
 from asyncllm.errors import InputError
 
-__all__ = ["CSV"]
+__all__ = ["Csv"]
 
 _LONGEST_BOM = 4
 
 
-class CSV:
+class Csv:
     """The format."""
 
     name = "csv"

@@ -22,13 +22,13 @@ from asyncllm.batch.formats.protocol import Reading, Writer
 from asyncllm.batch.formats.tables import Asking, error_object, result_names, results
 from asyncllm.batch.rows import Outcome, Row
 
-__all__ = ["JSONL"]
+__all__ = ["Jsonl"]
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
-class JSONL:
+class Jsonl:
     """The format."""
 
     name = "jsonl"

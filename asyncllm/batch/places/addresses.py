@@ -23,10 +23,10 @@ def place_of(location: str | os.PathLike[str], *, options: Mapping[str, Any] | N
     """The place that `location` names. Nothing is opened.
 
     `location` is a path, `-` for the standard input or output, or an object: `s3://bucket/key`, `gs://bucket/key`,
-    `az://container/key`. What ends in `.gz` is unpacked and packed on the way. `options` are those of an object store:
-    see `object_place`.
+    `az://container/key`. What ends in `.gz` is unpacked and packed on the way. `options` are for object stores,
+    see `object_place`; other places have none, so that one set of options does for an input and an output.
 
-    Raises `ConfigError` for an address that is none of these, or for options that the place does not take.
+    Raises `ConfigError` for an address that is none of these, or for options that its store does not take.
     """
     name = os.fspath(location)
     if not isinstance(name, str) or not name or "\0" in name:
@@ -40,8 +40,6 @@ def place_of(location: str | os.PathLike[str], *, options: Mapping[str, Any] | N
             f"an address with {', '.join(f'{known}://' for known in SCHEMES)}",
             field="location",
         )
-    elif options:
-        raise ConfigError("options are those of an object store, and this place is none", field="options")
     elif name == "-":
         place = StandardPlace()
     else:
