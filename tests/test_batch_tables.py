@@ -250,8 +250,8 @@ async def test_csv_options_that_are_no_texts_are_json() -> None:
 @pytest.mark.parametrize(
     ("line", "said", "code"),
     [
-        (b"a,b", "2 cells where the header names 3", "ragged_row"),
-        (b"a,b,c,d", "4 cells where the header names 3", "ragged_row"),
+        (b"a,b", "its number of cells is 2, and the header names 3 columns", "ragged_row"),
+        (b"a,b,c,d", "its number of cells is 4, and the header names 3 columns", "ragged_row"),
         (b'"a"b,c,d', "quotes do not match", "invalid_csv"),
         (b"\xff,b,c", "not UTF-8", "invalid_utf8"),
         (b"a,b," + b"c" * 200_000, "raise csv.field_size_limit", "invalid_csv"),

@@ -101,7 +101,9 @@ def _row(record: Record, index: int, header: tuple[str, ...], reading: Reading, 
         return asking.faulty(index, place, fields, _explained(error), code="invalid_csv")
     fields.update(zip(header, cells, strict=False))
     if len(cells) != len(header):
-        reason = f"it has {len(cells)} cells where the header names {len(header)} columns; quote cells with commas"
+        reason = (
+            f"its number of cells is {len(cells)}, and the header names {len(header)} columns; quote cells with commas"
+        )
         return asking.faulty(index, place, fields, reason, code="ragged_row")
     return asking.row(index, place, fields)
 
