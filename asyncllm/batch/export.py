@@ -85,7 +85,8 @@ async def export(store: BatchStore, record: BatchRecord, source: Input, target: 
     overwrite = overwrite or record.is_exported
     errors = target.errors
     # A file of errors that has nothing to hold is not made, but one of an earlier export is not left as it was.
-    if errors is not None and not _may_fail(record) and not (overwrite and await errors.fingerprint() is not None):
+    is_stale = overwrite and errors is not None and errors.name != "-" and await errors.fingerprint() is not None
+    if not _may_fail(record) and not is_stale:
         errors = None
     counted = Tally()
     writer = target.format.writer()

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from asyncllm.batch.export import Target, Written, export, tally
 from asyncllm.batch.fanout import Source
-from asyncllm.batch.formats import find_format
+from asyncllm.batch.formats import find_format, find_output_format
 from asyncllm.batch.formats.protocol import Reading
 from asyncllm.batch.inputs import BatchInput, FileInput, GivenInput, Input
 from asyncllm.batch.options import Location, RunOptions
@@ -91,16 +91,10 @@ async def _parts(
     asked = chat_request("x", options, stream=False, timeouts=Timeouts())
     sink = place_of(plan.sink, options=place_options)
     source = given or await _file_input(plan, options, place_options)
-    if source.name == sink.name:
+    if source.name == sink.name != "-":
         raise ConfigError("the output would take the place of the input; give another one", field="sink")
-    input_format = source.format.name if isinstance(source, FileInput) else None
-    output_format = find_format(plan.output_format or input_format, sink.name, b"")
-    if output_format.repeats_input and given is not None:
-        raise ConfigError(
-            f"{output_format.name} repeats the columns of an input file, and requests have none; give "
-            "output_format='openai'",
-            field="output_format",
-        )
+    format_ = source.format if isinstance(source, FileInput) else None
+    output_format = find_output_format(plan.output_format, sink.name, format_)
     errors = None
     if output_format.has_errors_file:
         errors = place_of(plan.errors or _beside(plan.sink), options=place_options)
@@ -109,7 +103,7 @@ async def _parts(
     told = msgspec.structs.replace(asked, idempotency_key=None, timeouts=Timeouts())
     definition = {
         "source": source.name,
-        "format": input_format,
+        "format": None if format_ is None else format_.name,
         "template": msgspec.to_builtins(plan.template),
         "model": plan.model,
         "options": hashlib.sha256(msgspec.msgpack.encode(told, order="deterministic")).hexdigest(),
@@ -164,7 +158,7 @@ def split(
     check_names(options, _OPTIONS)
     named: dict[str, Any] = dict(options)
     settings = {name: named.pop(name) for name in RunSettings.__struct_fields__ if name in named}
-    errors = named.pop("errors", None)
+    errors: Location | None = named.pop("errors", None)
     plan = BatchPlan(
         source=fspath(source) if isinstance(source, str | PathLike) else GivenInput.name,
         sink=fspath(sink),
@@ -265,7 +259,7 @@ async def _leave(batches: BatchStore, lease: Lease, status: BatchStatus) -> None
 
 async def _must_be_free(target: Target) -> None:
     for place in (target.output, target.errors):
-        if place is not None and await place.fingerprint() is not None:
+        if place is not None and place.name != "-" and await place.fingerprint() is not None:
             raise OutputExistsError(
                 f"{place.name}: something is there that this batch has not written; give another output, or say that "
                 "it may be written over",

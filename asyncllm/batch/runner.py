@@ -181,15 +181,15 @@ class Runner:
             fan_out = self._fan_out = FanOut(
                 self._pending(rows), self._do, concurrency=concurrency, window=2 * concurrency, ordered=False
             )
+            drain_s = 0.0
             try:
                 async for _ in fan_out:
                     self._course.tell(in_flight=self._busy)
             except asyncio.CancelledError:
-                await fan_out.aclose(self._settings.drain_s)
+                drain_s = self._settings.drain_s
                 raise
-            except BaseException:
-                await fan_out.aclose()
-                raise
+            finally:
+                await fan_out.aclose(drain_s)
 
     async def _pending(self, rows: AsyncIterator[Row]) -> AsyncIterator[tuple[Row, RowState]]:
         """The rows that are to be asked, in order."""

@@ -15,7 +15,7 @@ import msgspec
 from asyncllm.batch.formats.protocol import Format
 from asyncllm.errors import ConfigError
 
-__all__ = ["TABLE", "find_format"]
+__all__ = ["TABLE", "find_format", "find_output_format"]
 
 TABLE: dict[str, str] = {
     "csv": "asyncllm.batch.formats.csv:Csv",
@@ -50,6 +50,28 @@ def find_format(name: str | None, place_name: str, first_bytes: bytes) -> Format
         raise ConfigError(f"unknown format {name[:40]!r}; a format is one of {known}", field="format")
     module, _, kind = TABLE[name].partition(":")
     return cast("Format", getattr(importlib.import_module(module), kind)())
+
+
+def find_output_format(name: str | None, place_name: str, source: Format | None) -> Format:
+    """The format of an output called `place_name`, of an input in the format `source`, or of requests of a program.
+
+    That is the format called `name`, else what the name of the output ends in, else that of the input. Raises
+    `ConfigError` for a name that no format has, and for a table of what has no columns.
+    """
+    if name is None:
+        plain = place_name.lower().removesuffix(".gz")
+        name = next((table for suffix, table in _SUFFIXES.items() if plain.endswith(suffix)), None)
+        if name is None and source is not None:
+            is_lines = plain.endswith((".jsonl", ".ndjson"))
+            name = "jsonl" if is_lines and source.repeats_input else source.name
+    found = find_format(name or "openai", place_name, b"")
+    if found.repeats_input and (source is None or not source.repeats_input):
+        what = "requests" if source is None else f"the rows of {source.name}"
+        raise ConfigError(
+            f"{found.name} repeats the columns of its input, and {what} have none; give output_format='openai'",
+            field="output_format",
+        )
+    return found
 
 
 def _start(content: bytes) -> bytes:
