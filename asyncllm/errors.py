@@ -12,6 +12,7 @@
     ├── MaxRoundsExceededError                run_tools was to raise when the model wanted yet another round
     ├── JobFailedError
     ├── RowAbandonedError                     a row of a batch that is not asked again, its `code` says why
+    ├── SandboxError                          a sandbox could not be made this time; its code has not run
     ├── WriteError                            an output could not be written
     ├── StoreError                            the store of a workspace cannot be used
     │   └── CorruptStoreError · BatchLockedError · BatchLostError
@@ -89,6 +90,7 @@ __all__ = [
     "ResourceExhaustedError",
     "ResponseValidationError",
     "RowAbandonedError",
+    "SandboxError",
     "StoreError",
     "StreamInterrupted",
     "TotalTimeoutError",
@@ -236,6 +238,15 @@ class RowAbandonedError(AsyncLLMError):
     `code` says why: `dead_letter` for one during which the process ended too often, `expired` where the batch was out
     of time, `cancelled` where it was cancelled.
     """
+
+
+class SandboxError(AsyncLLMError):
+    """The machine could not make a sandbox this time, though it could before. The code that was to run in it has not.
+
+    The message names the layer; `code` is `sandbox_refused`.
+    """
+
+    retryable = True
 
 
 class WriteError(AsyncLLMError):
