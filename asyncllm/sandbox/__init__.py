@@ -3,12 +3,12 @@
     sandbox = await open_sandbox()
     ran = await sandbox.run("print(6 * 7)", timeout_s=10)
 
-Each snippet gets a fresh process behind several walls: namespaces of its own for users, mounts, processes, network, IPC,
-host name and cgroups; a root that holds one Python, read-only, and 16 MiB of `/tmp`; user 65534 without capabilities or a
-way to regain them; Landlock, where the kernel has it; a list of allowed system calls, on which there is no other process,
-no socket and no mount; rlimits, and a cgroup where one can be made; an empty environment; a wall clock that ends all of
-it. There is no fallback: a machine that cannot put these up, or on which one turns out to be missing when the self-test
-tries it, is a `ConfigError`.
+Each snippet gets a fresh process behind several walls: namespaces of its own for users, mounts, processes, network,
+IPC, host name and cgroups; a root that holds one Python, read-only, and 16 MiB of `/tmp`; user 65534 without
+capabilities or a way to regain them; Landlock, where the kernel has it; a list of allowed system calls, on which there
+is no other process, no socket and no mount; rlimits, and a cgroup where one can be made; an empty environment; a wall
+clock that ends all of it. There is no fallback: a machine that cannot put these up, or on which one turns out to be
+missing when the self-test tries it, is a `ConfigError`.
 
 All of this shares one kernel with everything else on the machine. It holds back code that is careless or opportunistic;
 it is no boundary between tenants. Where those who have the code written do not trust each other, give each a virtual
@@ -42,9 +42,9 @@ async def open_sandbox(
 ) -> Sandbox:
     """Make a sandbox and try to break out of it, which takes about half a second.
 
-    `python` is the interpreter that runs the code, by default this one. `packages` is a folder of packages that the code
-    may import, as `pip install --target` makes it; without it there is the standard library alone. `concurrency` bounds
-    the snippets that run at once, by default one for each core.
+    `python` is the interpreter that runs the code, by default this one. `packages` is a folder of packages that the
+    code may import, as `pip install --target` makes it; without it there is the standard library alone. `concurrency`
+    bounds the snippets that run at once, by default one for each core.
 
     Raises `ConfigError` naming the argument, or the layer that this machine lacks (`code` `sandbox_unavailable`).
     """

@@ -1,7 +1,7 @@
 """Control groups, where this process may make them: the kernel's own count of a snippet's memory and threads.
 
-A layer that is there or not: without it, the address space of one process and its threads are bounded by rlimits all the
-same, since a snippet cannot start another process.
+A layer that is there or not: without it, the address space of one process and its threads are bounded by rlimits all
+the same, since a snippet cannot start another process.
 
 Sources: the kernel's admin-guide, cgroup-v2.rst, cgroup-v1/memory.rst and cgroup-v1/pids.rst.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 from asyncllm.sandbox.protocol import SandboxLimits
@@ -31,7 +32,7 @@ class Cgroups:
         return bool(self._folders)
 
     @contextlib.contextmanager
-    def group(self, limits: SandboxLimits) -> contextlib.AbstractContextManager[list[str]]:
+    def group(self, limits: SandboxLimits) -> Generator[list[str]]:
         """Lend a new group, as the files that a process writes to in order to join it."""
         made: list[Path] = []
         try:

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -69,68 +69,60 @@ def find_interpreter(program: str | None) -> Interpreter:
             f"no Python that a sandbox could run: {given} does not tell where its files are ({type(error).__name__})",
             field="python",
         ) from None
-    libraries += _siblings(libraries)
+    needed = [given, found, *folders, *libraries, *_late(libraries)]
+    needed += [path for path in (_loader(given), "/etc/ld.so.cache") if path and Path(path).exists()]
     links: dict[str, str] = {}
-    paths = {_resolve(path, links) for path in (given, found, *folders, *libraries)}
+    paths = {_resolve(path, links) for path in needed}
     for library in libraries:
-        _link_names(library, links)
-    loader = _loader(given)
-    for path in (loader, "/etc/ld.so.cache"):
-        if path and os.path.exists(path):
-            paths.add(_resolve(path, links))
-    outermost = sorted(path for path in paths if not any(str(parent) in paths for parent in Path(path).parents))
-    outside = {path: to for path, to in links.items() if not any(str(one) in paths for one in Path(path).parents)}
-    hidden = {os.path.join(os.path.realpath(folder), "site-packages") for folder in folders}
+        _keep_names(Path(library), links)
+    hidden = {Path(folder).resolve() / "site-packages" for folder in folders}
     return Interpreter(
         program=given,
-        paths=tuple(outermost),
-        links=tuple(sorted(outside.items())),
-        hidden=tuple(sorted(path for path in hidden if os.path.isdir(path))),
+        paths=tuple(sorted(path for path in paths if not _is_beneath(path, paths))),
+        links=tuple(sorted((path, target) for path, target in links.items() if not _is_beneath(path, paths))),
+        hidden=tuple(sorted(str(folder) for folder in hidden if folder.is_dir())),
     )
+
+
+def _is_beneath(path: str, paths: Collection[str]) -> bool:
+    return any(str(folder) in paths for folder in Path(path).parents)
 
 
 def _resolve(path: str, links: dict[str, str]) -> str:
     """The real path of `path`, each link on the way kept in `links`."""
-    here = "/"
-    names = [name for name in path.split("/") if name]
-    followed = 0
+    here: Path = Path("/")
+    names: list[str] = list(Path(path).parts[1:])
     while names:
         name = names.pop(0)
         if name == "..":
-            here = os.path.dirname(here)
+            here = here.parent
             continue
-        step = os.path.join(here, name)
-        if name == "." or not os.path.islink(step):
-            here = here if name == "." else step
+        step = here / name
+        if not step.is_symlink():
+            here = step
             continue
-        target = os.readlink(step)
-        links[step] = target
-        followed += 1
-        if followed > 40:
-            raise ConfigError(f"{path} is a circle of links", field="python")
-        names = [part for part in target.split("/") if part] + names
-        here = "/" if target.startswith("/") else here
-    return here
+        target = step.readlink()
+        links[str(step)] = str(target)
+        names = [part for part in target.parts if part != "/"] + names
+        here = Path("/") if target.is_absolute() else here
+    return str(here)
 
 
-def _siblings(libraries: Sequence[str]) -> list[str]:
+def _late(libraries: Sequence[str]) -> list[str]:
     """Those beside the C library that are loaded late, or by packages that are built for every distribution."""
-    folders = {os.path.dirname(path) for path in libraries if os.path.basename(path).startswith(("libc.so", "libc-"))}
-    paths = [os.path.join(folder, name) for folder in folders for name in _LATE]
-    return sorted({os.path.realpath(path) for path in paths if os.path.isfile(path)})
+    folders = {path.parent for library in libraries if (path := Path(library)).name.startswith(("libc.so", "libc-"))}
+    return sorted(str(folder / name) for folder in folders for name in _LATE if (folder / name).is_file())
 
 
-def _link_names(library: str, links: dict[str, str]) -> None:
+def _keep_names(library: Path, links: dict[str, str]) -> None:
     """Keep the links to `library` beside it: by one of them, and not by its file's name, it is asked for."""
-    stem = os.path.basename(library).partition(".so")[0]
-    with os.scandir(os.path.dirname(library)) as entries:
-        for entry in entries:
-            if entry.name.startswith(stem) and entry.is_symlink() and os.path.realpath(entry.path) == library:
-                links[entry.path] = os.readlink(entry.path)
+    for path in library.parent.glob(f"{library.name.partition('.so')[0]}*"):
+        if path.is_symlink() and path.resolve() == library:
+            links[str(path)] = str(path.readlink())
 
 
 def _loader(program: str) -> str | None:
     """The path of the dynamic loader as it stands in an ELF file, by which the kernel looks for it."""
-    with open(program, "rb") as file:
+    with Path(program).open("rb") as file:
         found = re.search(rb"/lib[\w./-]*/ld[\w.-]*\.so[.\d]*", file.read(65536))
     return found[0].decode() if found else None

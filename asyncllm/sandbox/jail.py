@@ -1,9 +1,9 @@
 """The keeper of one snippet: a script of its own, `python -I -S jail.py LEASH STATUS`, with an empty environment.
 
-It reads its plan from LEASH, starts the snippet behind every layer, and ends it when its time is up, when a byte arrives
-on LEASH, or when whoever holds the other end is gone. What became of it goes to STATUS, in one line. A layer that fails
-ends everything before anything has run. Standard library only, and little of it, so that all that is trusted can be read
-in one go and starts fast.
+It reads its plan from LEASH, starts the snippet behind every layer, and ends it when its time is up, when a byte comes
+by LEASH, or when whoever holds the other end is gone. What became of it goes to STATUS, in one line. A layer that fails
+ends everything before anything has run. Standard library only, and little of it: what is trusted can be read in one go,
+and starts fast.
 
 Sources: man 7 user_namespaces, pid_namespaces and landlock; man 2 pivot_root, seccomp and prctl; linux/landlock.h.
 """
@@ -80,7 +80,10 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str | N
 
 
 def is_privileged() -> bool:
-    """Whether this process may mount, and so needs no user namespace to do so."""
+    """Whether this process may mount and be anybody, and so needs no user namespace for it."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        if file.read().split() != ["0", "0", str(0xFFFFFFFF)]:
+            return False  # root of a user namespace alone, as in a container without root
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("CapEff:"):
@@ -295,13 +298,13 @@ def _prepare(plan: dict[str, Any]) -> str:
     return ""
 
 
-def _keep(child: int, leash: int, wall_s: float) -> str:
+def _keep(child: int, leash: int, plan: dict[str, Any]) -> str:
     """Wait for `child`, but not for longer than it may take, and say how it ended."""
     poll = select.poll()
     done = os.pidfd_open(child)
     poll.register(done, select.POLLIN)
     poll.register(leash, select.POLLIN)
-    ready = {number for number, _ in poll.poll(wall_s * 1000)}
+    ready = {number for number, _ in poll.poll(plan["wall_s"] * 1000)}
     ended = "" if done in ready else "stopped" if ready else "timeout"
     if ended:
         os.kill(child, _SIGKILL)
@@ -314,7 +317,11 @@ def _keep(child: int, leash: int, wall_s: float) -> str:
         pass
     if ended:
         return ended
-    return f"exit {os.WEXITSTATUS(code)}" if os.WIFEXITED(code) else f"signal {os.WTERMSIG(code)}"
+    if os.WIFSIGNALED(code):
+        return f"signal {os.WTERMSIG(code)}"
+    status = os.WEXITSTATUS(code)
+    # As a shell does, bubblewrap passes a signal on as 128 and its number.
+    return f"signal {status - 128}" if plan["bwrap"] and status > 128 else f"exit {status}"
 
 
 def main(leash: int, status: int) -> None:
@@ -335,7 +342,7 @@ def main(leash: int, status: int) -> None:
         os.close(leash)
         _Entry(plan, status, keeper).go()
     os.closerange(0, 3)  # what it reads and writes is the snippet's alone
-    os.write(status, f"{_keep(child, leash, plan['wall_s'])}\n".encode())
+    os.write(status, f"{_keep(child, leash, plan)}\n".encode())
     os._exit(0)
 
 

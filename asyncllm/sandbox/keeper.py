@@ -15,7 +15,7 @@ from typing import Any
 
 from asyncllm.errors import SandboxError
 from asyncllm.finishing import finish
-from asyncllm.sandbox.protocol import Ran, SandboxLimits
+from asyncllm.sandbox.protocol import Ran, RanStatus, SandboxLimits
 
 __all__ = ["keep", "rlimits"]
 
@@ -173,10 +173,13 @@ def _told(word: str, stdout: bytes, stderr: bytes, *, truncated: bool, elapsed_s
         )
     text = stderr.decode("utf-8", "replace")
     exit_code = int(what) if how == "exit" else None
+    status: RanStatus = "timeout" if how == "timeout" else "killed"
+    if exit_code is not None:
+        status = "error" if exit_code else "ok"
     last = text.rstrip().rpartition("\n")[2]
     named = _EXCEPTION.match(last) if exit_code else None
     return Ran(
-        status="ok" if exit_code == 0 else "error" if exit_code is not None else "timeout" if how == "timeout" else "killed",
+        status=status,
         stdout=stdout.decode("utf-8", "replace"),
         stderr=text,
         exception=named[1] if named else None,

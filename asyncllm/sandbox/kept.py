@@ -71,7 +71,7 @@ def make_plan(kind: str, limits: SandboxLimits, python: str | None, packages: Pa
         if not packages.is_dir():
             raise ConfigError(f"packages is a folder, as `pip install --target` makes it: {packages}", field="packages")
         binds.append((os.path.realpath(packages), PACKAGES))
-    devices = [path for path in _DEVICES if os.path.exists(path)]
+    devices = [path for path in _DEVICES if Path(path).exists()]
     plan: dict[str, Any] = {
         "bwrap": kind == "bwrap",
         "python": found.program,

@@ -26,9 +26,9 @@ def unseen(path):
 
 libc = ctypes.CDLL(None)
 probes = {
-    'network': lambda: refused(lambda: socket.socket(socket.AF_INET)) and refused(lambda: socket.socket(socket.AF_UNIX)),
+    'network': lambda: all(refused(lambda f=f: socket.socket(f)) for f in (socket.AF_INET, socket.AF_UNIX)),
     'files outside': lambda: all(map(unseen, OUTSIDE)) and refused(lambda: open('/new', 'w')),
-    'environment': lambda: not os.environ,
+    'environment': lambda: set(os.environ) <= {'PWD'},  # bubblewrap's own
     'process namespace': lambda: os.getpid() <= 2,
     'other processes': lambda: refused(os.fork),
     'user': lambda: os.getuid() == os.getgid() == 65534 and refused(lambda: os.setuid(0)),
