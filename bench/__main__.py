@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from bench import contracts, embedded, fanout, imports, layers, memory, models, overhead, report, vllm
+from bench import contracts, embedded, fanout, imports, layers, memory, models, overhead, report, sandbox, vllm
 
 _NAMES = {
     "overhead": "client CPU per plain call and per streamed event: bare aiohttp+msgspec, asyncllm, openai",
@@ -18,11 +18,12 @@ _NAMES = {
     "vllm": "vLLM in-process beside the naked engine and beside its own server: throughput, first token, CPU, start",
     "fanout": "wall time of 1,000 concurrent calls of 0.5 s",
     "import": "wall time of `import asyncllm`, modules loaded, distributions required",
+    "sandbox": "wall time of a snippet in the sandbox, from start to end, beside a plain Python",
     "contracts": "no figure: what the five systems can do and asyncllm too, row by row, from the tests' results",
     "models": "no figure: make the models that benchmarks and tests of vLLM run, and name their folders",
 }
-_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "fanout": 3, "import": 31}  # of any other, one
-_QUICK_ROUNDS = {"layers": 3, "import": 5}
+_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "fanout": 3, "import": 31, "sandbox": 31}  # of any other, one
+_QUICK_ROUNDS = {"layers": 3, "import": 5, "sandbox": 5}
 
 
 class _Options(argparse.Namespace):
@@ -108,6 +109,9 @@ def _run(options: _Options, name: str) -> tuple[object, str]:
         case "fanout":
             waited = fanout.measure(quick=quick, rounds=rounds)
             return waited, fanout.text(waited)
+        case "sandbox":
+            boxed = sandbox.measure(rounds=rounds)
+            return boxed, sandbox.text(boxed)
         case "contracts":
             shown = contracts.measure(quick=quick)
             return shown, contracts.text(shown)

@@ -109,8 +109,8 @@ async def evaluate(
     text: in the model's tokens where `count` is given, else by four characters a token, as are completions of a backend
     that reports no usage.
 
-    Raises `InvalidRequestError` naming `max_tokens`, `ConfigError` without a sandbox, and whatever `complete` and the sandbox raise. What the code does is part of
-    the transcript, errors included.
+    Raises `InvalidRequestError` naming `max_tokens`, `ConfigError` without a sandbox, and whatever `complete` and the
+    sandbox raise. What the code does is part of the transcript, errors included.
     """
     if type(max_tokens) is not int or max_tokens < 1:
         raise InvalidRequestError(f"max_tokens is a whole number from 1 up; got {max_tokens!r}", field="max_tokens")
@@ -157,13 +157,16 @@ class _Evaluation:
         """What `code` prints, or why it does not."""
         # Time that is spent waiting for other snippets is not the code's.
         left_s = float(self._config.execution_timeout_seconds)
-        ran = await self._sandbox.run(code, timeout_s=left_s)
-        for attempt in range(1, _ATTEMPTS):
+        attempt = 0
+        while True:
+            ran = await self._sandbox.run(code, timeout_s=left_s)
+            attempt += 1
             left_s -= ran.elapsed_s
-            if ran.status == "ok" or left_s <= 0 or not (lines := self._missing(ran, attempt)):
+            if ran.status == "ok" or attempt == _ATTEMPTS or left_s <= 0:
+                break
+            if not (lines := self._missing(ran, attempt)):
                 break
             code = f"{lines}\n{code}"
-            ran = await self._sandbox.run(code, timeout_s=left_s)
         if ran.status != "ok":
             return self._failure(ran)
         return (ran.stdout or await self._last_value(code, left_s)).strip()

@@ -27,6 +27,8 @@ class Cgroups:
     def __init__(self, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> None:
         self._numbers = itertools.count(1)
         self._folders = _folders(root, own)
+        for folder in self._folders:
+            _sweep(folder)
 
     def __bool__(self) -> bool:
         return bool(self._folders)
@@ -44,7 +46,7 @@ class Cgroups:
             yield [str(folder / "cgroup.procs") for folder in made]
         finally:
             for folder in made:
-                # Busy only where a keeper was lost; what it kept ends with it, and an empty group costs nothing.
+                # Busy only where a keeper was lost; what it kept ends with it, and the group is swept up later.
                 with contextlib.suppress(OSError):
                     folder.rmdir()
 
@@ -55,7 +57,8 @@ def _folders(root: Path, own: Path) -> list[Path]:
         lines = [line.split(":", 2) for line in own.read_text("ascii", "replace").splitlines()]
     except OSError:
         return []
-    groups = {name: path.strip("/") for _, names, path in lines for name in names.split(",")}
+    told = [line for line in lines if len(line) == 3 and ".." not in line[2]]  # not of another namespace's groups
+    groups = {name: path.strip("/") for _, names, path in told for name in names.split(",")}
     if "" in groups:
         unified = next((top for top in (root, root / "unified") if (top / "cgroup.controllers").is_file()), None)
         here = unified and unified / groups[""]
@@ -75,6 +78,15 @@ def _hands_down(folder: Path) -> bool:
     except OSError:
         return False
     return controllers >= _NEEDED and os.access(folder, os.W_OK) and os.access(folder / "cgroup.procs", os.W_OK)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the groups of processes that were killed before they could."""
+    for left in folder.glob("asyncllm-*-*"):
+        number = left.name.split("-")[1]
+        if number.isdecimal() and not Path(f"/proc/{number}").exists():
+            with contextlib.suppress(OSError):
+                left.rmdir()
 
 
 def _limit(folder: Path, limits: SandboxLimits) -> None:

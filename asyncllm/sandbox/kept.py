@@ -70,6 +70,8 @@ def make_plan(kind: str, limits: SandboxLimits, python: str | None, packages: Pa
     if packages is not None:
         if not packages.is_dir():
             raise ConfigError(f"packages is a folder, as `pip install --target` makes it: {packages}", field="packages")
+        if not _is_readable(packages):
+            raise ConfigError(f"packages cannot be read by the user that code runs as: {packages}", field="packages")
         binds.append((os.path.realpath(packages), PACKAGES))
     devices = [path for path in _DEVICES if Path(path).exists()]
     plan: dict[str, Any] = {
@@ -94,3 +96,8 @@ def make_plan(kind: str, limits: SandboxLimits, python: str | None, packages: Pa
             )
         plan["argv"] = bwrap.command(os.path.realpath(program), found, binds, devices, limits)
     return plan
+
+
+def _is_readable(folder: Path) -> bool:
+    """Whether the code may read `folder`. Root becomes nobody for it; any other user stays who he is."""
+    return bool(folder.stat().st_mode & 0o005 == 0o005) if os.geteuid() == 0 else os.access(folder, os.R_OK | os.X_OK)
