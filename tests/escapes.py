@@ -161,6 +161,8 @@ def run():
 attempt(run)
 """),
     "gives itself more memory": _try("__import__('resource').setrlimit(9, (1 << 40, 1 << 40))"),
+    "changes what it was started with": _try("os.write(0, b'x')"),
+    "talks to its parent through what it reads from": _try("socket.socket(fileno=0).getpeername()"),
     "uses packages of the machine": _try("must(os.listdir(__import__('sysconfig').get_path('purelib')))"),
 }  # fmt: skip
 

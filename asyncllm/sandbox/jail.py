@@ -1,9 +1,9 @@
-"""The keeper of one snippet: a script of its own, `python -I -S jail.py LEASH STATUS`, with an empty environment.
+"""The keeper of one snippet: a script of its own, `python -I -S jail.py PLAN LEASH STATUS`, without an environment.
 
-It reads its plan from LEASH, starts the snippet behind every layer, and ends it when its time is up, when a byte comes
-by LEASH, or when whoever holds the other end is gone. What became of it goes to STATUS, in one line. A layer that fails
-ends everything before anything has run. Standard library only, and little of it: what is trusted can be read in one go,
-and starts fast.
+Of these file descriptors it reads PLAN, starts the snippet behind every layer, and ends it when its time is up, when a
+byte comes by LEASH, or when whoever holds the other end is gone. What became of it goes to STATUS, in one line. A layer
+that fails ends everything before anything has run. Standard library only, and little of it: what is trusted can be read
+in one go, and starts fast.
 
 Sources: man 7 user_namespaces, pid_namespaces and landlock; man 2 pivot_root, seccomp and prctl; linux/landlock.h.
 """
@@ -266,15 +266,6 @@ class _Entry:
 # -- the keeper --------------------------------------------------------------------------------------------------
 
 
-def _read_plan(leash: int) -> dict[str, Any]:
-    size = int.from_bytes(os.read(leash, 4), "big")
-    data = b""
-    while len(data) < size and (piece := os.read(leash, size - len(data))):
-        data += piece
-    plan: dict[str, Any] = marshal.loads(data)
-    return plan
-
-
 def _prepare(plan: dict[str, Any]) -> str:
     """What the keeper itself is put behind, so that its child begins there. The layer that fails, if one does."""
     layer = "cgroup"
@@ -308,7 +299,8 @@ def _keep(child: int, leash: int, plan: dict[str, Any]) -> str:
     ended = "" if done in ready else "stopped" if ready else "timeout"
     if ended:
         os.kill(child, _SIGKILL)
-    # The first process of a process namespace is gone only when all of the others are.
+    # The first process of a process namespace is gone only when all of the others are; those of bubblewrap, which
+    # makes one further down, come to the keeper when it is.
     _, code = os.waitpid(child, 0)
     try:
         while True:
@@ -324,11 +316,12 @@ def _keep(child: int, leash: int, plan: dict[str, Any]) -> str:
     return f"signal {status - 128}" if plan["bwrap"] and status > 128 else f"exit {status}"
 
 
-def main(leash: int, status: int) -> None:
-    """Run the plan that is read from `leash`, and tell `status` how it ended."""
+def main(given: int, leash: int, status: int) -> None:
+    """Run the plan that `given` holds, and tell `status` how it ended."""
     os.set_inheritable(leash, False)
     os.set_inheritable(status, False)
-    plan = _read_plan(leash)
+    with open(given, "rb") as file:
+        plan = marshal.load(file)
     refused = _prepare(plan)
     if not refused and os.getppid() != plan["parent"]:
         os._exit(1)  # the parent has ended before its death could be waited for
@@ -347,4 +340,4 @@ def main(leash: int, status: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:]))

@@ -1,9 +1,10 @@
-"""One run of `jail.py`: started, fed, listened to within bounds, and waited for until nothing of it is left."""
+"""One run of `jail.py`: started, listened to within bounds, and waited for until nothing of it is left."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import marshal
 import os
 import re
@@ -22,6 +23,7 @@ __all__ = ["keep", "rlimits"]
 _JAIL = str(Path(__file__).with_name("jail.py"))
 _GRACE_S = 5.0
 """What the keeper may take beyond the snippet's own time before it is taken for lost."""
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*)(?::|$)")
 
 
@@ -47,8 +49,8 @@ async def keep(plan: Mapping[str, Any], code: bytes, limits: SandboxLimits, time
     Raises `SandboxError` naming the layer that could not be had, with `code` `sandbox_refused`.
     """
     started = asyncio.get_running_loop().time()
-    run = await _start({**plan, "parent": os.getpid(), "wall_s": timeout_s})
-    heard = asyncio.create_task(_hear(run, code, limits, timeout_s))
+    run = await _start({**plan, "parent": os.getpid(), "wall_s": timeout_s}, code)
+    heard = asyncio.create_task(_hear(run, limits, timeout_s))
     try:
         stdout, stderr, whole = await asyncio.shield(heard)
     finally:
@@ -84,25 +86,29 @@ class _Run:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
         os.close(self._leash)
-        word = os.read(self._status, 4096).decode("utf-8", "replace") if self.process.returncode is not None else ""
+        word = b""
+        with contextlib.suppress(BlockingIOError):  # it has ended, or was ended, without one
+            word = os.read(self._status, 4096)
         os.close(self._status)
-        return word.partition("\n")[0]
+        return word.decode("utf-8", "replace").partition("\n")[0]
 
 
-async def _start(plan: dict[str, Any]) -> _Run:
-    data = marshal.dumps(plan, 2)
+async def _start(plan: dict[str, Any], code: bytes) -> _Run:
     leash, leash_here = os.pipe()
     status_here, status = os.pipe()
+    given = [leash, status]
     try:
         os.set_blocking(leash_here, False)
-        os.write(leash_here, len(data).to_bytes(4, "big") + data)
+        os.set_blocking(status_here, False)
+        given += [_sealed("plan", marshal.dumps(plan, 2)), _sealed("snippet", code)]
         process = await asyncio.create_subprocess_exec(
             plan["python"],
-            *("-I", "-S", _JAIL, str(leash), str(status)),
-            stdin=PIPE,
+            *("-I", "-S", _JAIL, str(given[2]), str(leash), str(status)),
+            # No pipe, which asyncio makes a socket of in Python 3.11, with this process at its other end.
+            stdin=given[3],
             stdout=PIPE,
             stderr=PIPE,
-            pass_fds=(leash, status),
+            pass_fds=given[:3],
             env={},
             cwd="/",
             start_new_session=True,
@@ -114,22 +120,34 @@ async def _start(plan: dict[str, Any]) -> _Run:
             raise SandboxError(f"no process for a snippet: {error.strerror}", code="sandbox_refused") from error
         raise
     finally:
-        os.close(leash)
-        os.close(status)
+        for file in given:
+            os.close(file)
     return _Run(process, leash_here, status_here)
 
 
-async def _hear(run: _Run, code: bytes, limits: SandboxLimits, timeout_s: float) -> tuple[bytes, bytes, bool]:
-    """Feed the process, and return what is kept of its two outputs once it has ended."""
+def _sealed(name: str, data: bytes) -> int:
+    """A file in memory that holds `data` and cannot be changed, to be read from its beginning."""
+    file = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with os.fdopen(file, "wb", closefd=False) as writing:
+            writing.write(data)
+        os.lseek(file, 0, os.SEEK_SET)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+async def _hear(run: _Run, limits: SandboxLimits, timeout_s: float) -> tuple[bytes, bytes, bool]:
+    """What is kept of the two outputs of a process, once it has ended, and whether that is all of the first."""
     process = run.process
-    assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
     try:
         # The keeper has a clock of its own: this one is for a keeper that is stuck.
         async with asyncio.timeout(timeout_s + _GRACE_S):
             async with asyncio.TaskGroup() as group:
-                group.create_task(_feed(process.stdin, code))
                 out = group.create_task(_head(process.stdout, limits.stdout_bytes))
                 err = group.create_task(_tail(process.stderr, limits.stderr_bytes))
             await process.wait()
@@ -139,13 +157,6 @@ async def _hear(run: _Run, code: bytes, limits: SandboxLimits, timeout_s: float)
         return b"", b"", False
     stdout, whole = out.result()
     return stdout, err.result(), whole
-
-
-async def _feed(pipe: asyncio.StreamWriter, code: bytes) -> None:
-    with contextlib.suppress(ConnectionError):  # it has ended without reading all of it
-        pipe.write(code)
-        await pipe.drain()
-    pipe.close()
 
 
 async def _head(pipe: asyncio.StreamReader, size: int) -> tuple[bytes, bool]:
