@@ -44,8 +44,8 @@ async def open_sandbox(
 
     `python` is the interpreter that runs the code, by default this one. `packages` is a folder of packages that the
     code may import, as `pip install --target` makes it; without it there is the standard library alone. `concurrency`
-    bounds the snippets that run at once, by default one for each core. There is nothing to close; the sandbox belongs to
-    the event loop that it was opened on.
+    bounds the snippets that run at once, by default one for each core. There is nothing to close; the sandbox belongs
+    to the event loop that it was opened on.
 
     Raises `ConfigError` naming the argument, or the layer that this machine lacks (`code` `sandbox_unavailable`).
     """
