@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from asyncllm.batch.report import OnRunProgress
 from asyncllm.calls import CallOptions
+
+if TYPE_CHECKING:
+    from asyncllm.batch.evaluator import ToolConfig
+    from asyncllm.sandbox import Sandbox
 
 __all__ = ["Location", "OnBadRow", "RunOptions"]
 
@@ -60,6 +64,10 @@ class RunOptions(CallOptions, total=False):
     """Whether something that stands at the output may be written over."""
     retry_failed: bool
     """Whether rows that have failed before are asked again."""
+    tool_config: ToolConfig | Mapping[str, Any]
+    """LLM Engine's: lets a model that continues texts have its code run, in the `sandbox`; see `evaluator.py`."""
+    sandbox: Sandbox
+    """Where that code runs, made by `asyncllm.sandbox.open_sandbox`. Without one, none is."""
     place_options: Mapping[str, Any]
     """For object stores: `endpoint`, `region` and what else they are reached by, over the environment."""
     progress: OnRunProgress

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from asyncllm.batch.evaluator import ToolConfig, require_sandbox
 from asyncllm.batch.export import Target, Written, export, tally
 from asyncllm.batch.fanout import Source
 from asyncllm.batch.formats import find_format, find_output_format
@@ -24,9 +25,11 @@ from asyncllm.batch.places import place_of
 from asyncllm.batch.report import BatchReport, BatchStatus, OnRunProgress
 from asyncllm.batch.rows import Answer, AnyAsk
 from asyncllm.batch.runner import Ask, Runner, RunSettings
+from asyncllm.batch.tooling import check_evaluable, evaluating, tool_config_of
 from asyncllm.calls import CallOptions, Model, chat_request, check_names
 from asyncllm.errors import BatchLostError, ConfigError, InputError, InvalidRequestError, OutputExistsError
 from asyncllm.finishing import finish
+from asyncllm.sandbox import Sandbox
 from asyncllm.types import Request, Timeouts
 from asyncllm.workspace.batches import BatchStore
 from asyncllm.workspace.records import BatchRecord, Lease, RowStatus
@@ -59,6 +62,7 @@ class BatchPlan(Struct, frozen=True, kw_only=True):
     template: Any = None
     max_row_bytes: int = 16 * 2**20
     model: Model | None = None
+    tool_config: ToolConfig | None = None
     settings: RunSettings = RunSettings()
 
 
@@ -106,6 +110,7 @@ async def _parts(
         "format": None if format_ is None else format_.name,
         "template": msgspec.to_builtins(plan.template),
         "model": plan.model,
+        "tool_config": msgspec.to_builtins(plan.tool_config),
         "options": hashlib.sha256(msgspec.msgpack.encode(told, order="deterministic")).hexdigest(),
     }
     return _Parts(source, Target(output_format, sink, errors), definition)
@@ -147,6 +152,7 @@ async def run_batch(
         overwrite=rest.get("overwrite", False),
         retry_failed=rest.get("retry_failed", False),
         place_options=rest.get("place_options", {}),
+        sandbox=rest.get("sandbox"),
         tell=rest.get("progress"),
     )
 
@@ -166,6 +172,7 @@ def split(
         settings=settings_of(settings),
         **{name: named.pop(name) for name in ("format", "output_format", "template", "max_row_bytes") if name in named},
         model=named.pop("model", None),
+        tool_config=tool_config_of(named.pop("tool_config")) if "tool_config" in named else None,
     )
     call: Any = {name: named.pop(name) for name in CallOptions.__optional_keys__ if name in named}
     rest: Any = named
@@ -192,6 +199,7 @@ async def run_plan(
     overwrite: bool = False,
     retry_failed: bool = False,
     place_options: Mapping[str, Any],
+    sandbox: Sandbox | None = None,
     tell: OnRunProgress | None = None,
 ) -> BatchReport:
     """Ask every row of `plan.source` that has no outcome yet, and write all outcomes to `plan.sink`.
@@ -199,6 +207,9 @@ async def run_plan(
     Raises, before anything is asked, `ConfigError`, `InputError` and `OutputExistsError`; `StoreError`; and as
     `Runner.run` does.
     """
+    ask = _asking(caller, plan, options)
+    if plan.tool_config is not None:
+        ask = evaluating(ask, plan.tool_config, require_sandbox(sandbox))
     parts = await _parts(plan, options, place_options, given)
     fingerprint = await parts.source.fingerprint()
     async with BatchStore(store) as batches:
@@ -217,9 +228,9 @@ async def run_plan(
                 lease,
                 record,
                 source=parts.source,
-                ask=_asking(caller, plan, options),
+                ask=ask,
                 settings=plan.settings,
-                check=_checking(caller, plan.model),
+                check=_checking(caller, plan),
                 tell=tell,
             )
             status = await runner.run(fingerprint)
@@ -280,13 +291,15 @@ def _asking(caller: Caller, plan: BatchPlan, options: CallOptions) -> Ask:
     return ask
 
 
-def _checking(caller: Caller, model: Model | None) -> Callable[[AnyAsk], None]:
-    """Checks that the model of a row is there, each model once."""
+def _checking(caller: Caller, plan: BatchPlan) -> Callable[[AnyAsk], None]:
+    """Checks what can be known of a row before it is asked; that its model is there, each model once."""
     known: set[str] = set()
 
     def check(asked: AnyAsk) -> None:
+        if plan.tool_config is not None:
+            check_evaluable(asked)
         if asked.model not in known:
-            caller.resolve(model or asked.model or None)
+            caller.resolve(plan.model or asked.model or None)
             known.add(asked.model)
 
     return check
