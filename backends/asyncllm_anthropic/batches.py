@@ -2,7 +2,7 @@
 
 Source: https://platform.claude.com/docs/en/api/messages/batches.
 
-The API has no place for a name of the caller's own, so nobody can ask whether a batch was made: `find_batch` is refused.
+The API has no place for a name of the caller's own, so nobody can ask whether a batch was made: `find_batch` refuses.
 """
 
 from __future__ import annotations
