@@ -61,12 +61,12 @@ class AnthropicBatchServer:
         self.created += 1
         id_ = f"msgbatch_{self.created}"
         self.asked[id_] = request.json()["requests"]
-        host = self.host or f"http://{request.headers['host']}"
+        results = f"{self.host or 'http://' + request.headers['host']}/v1/messages/batches/{id_}/results"
+        counts = {"processing": len(self.asked[id_]), "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0}
         self.batches[id_] = {
             "id": id_, "type": "message_batch", "processing_status": "in_progress", "ended_at": None,
             "created_at": "2026-01-01T00:00:00Z", "expires_at": "2026-01-02T00:00:00Z", "archived_at": None,
-            "cancel_initiated_at": None, "results_url": None, "next_results_url": f"{host}/v1/messages/batches/{id_}/results",
-            "request_counts": {"processing": len(self.asked[id_]), "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0},
+            "cancel_initiated_at": None, "results_url": None, "next_results_url": results, "request_counts": counts,
         }  # fmt: skip
         if fate == "after":
             return [Rst()]
