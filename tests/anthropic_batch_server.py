@@ -92,6 +92,11 @@ class AnthropicBatchServer:
         self.results[id_] = b"".join(msgspec.json.encode(line) + b"\n" for line in lines[::-1])
         batch |= {"processing_status": "ended", "request_counts": counts, "results_url": batch["next_results_url"]}
 
+    def finish(self) -> None:
+        """Work off every batch."""
+        for id_ in self.batches:
+            self.end(id_)
+
     def _results(self, data: bytes) -> Sequence[Op]:
         if self.truncate:
             kept = self.truncate.pop(0)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from asyncllm import Message, Sampling
-from asyncllm.backend import Batches, BatchItem, BatchOutcome, BatchRequest, Config, Context, Secret, Transport
+from asyncllm.backend import Batches, BatchItem, BatchRequest, Config, Context, Secret, Transport
 from asyncllm.registry import Registry
 from asyncllm.testing import FaultyServer, ManualClock
 from asyncllm.testing.server import Scripts
@@ -52,7 +52,6 @@ async def serving(
         config = Config(backend=name, base_url=server.url + path, api_key=Secret(key) if key else None, options=options)
         context = Context(transport=real, clock=ManualClock(instant=True), env={})
         backend: Any = Registry().load(name)(config, context)
-        assert isinstance(backend, Batches)
         try:
             yield server, backend
         finally:
@@ -60,8 +59,8 @@ async def serving(
             await real.aclose()
 
 
-async def outcomes(backend: Batches, id_: str, requests: BatchRequest | None = None) -> dict[str, BatchOutcome]:
-    """All outcomes of a batch."""
+async def outcomes(backend: Batches, id_: str, requests: BatchRequest | None = None) -> dict[str, Any]:
+    """All outcomes of a batch, by the ids of their items."""
     known = {item.id: item.request for item in requests.items} if requests is not None else {}
     async with backend.batch_outcomes(id_, known) as found:
         return {outcome.id: outcome async for outcome in found}

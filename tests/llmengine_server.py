@@ -137,10 +137,17 @@ class Jobs:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.lose: list[str] = []
         """What happens to the next creations: `before` it, or `after` it, the connection goes; `500` is an answer."""
+        self.truncate: list[int] = []
+        """Nothing: a gateway has no results to break off."""
         self.created = 0
 
+    def finish(self) -> None:
+        """Every job is over."""
+        for job in self.jobs.values():
+            job["status"] = self.steps[-1]
+
     def __call__(self, request: SeenRequest) -> Sequence[Op]:
-        parts = request.path.strip("/").split("/")
+        parts = request.path.removeprefix("/llm-engine").strip("/").split("/")
         match request.method, *parts:
             case "POST", "v1", "llm", "batch-completions":
                 return self._create(request, is_v1=True)

@@ -7,7 +7,6 @@ A batch goes one step further with each look at it. What the last message of an 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from email import message_from_bytes
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -70,15 +69,17 @@ class OpenAIBatchServer:
         for batch in self.batches:
             self._settle(batch, status)
 
+    def finish(self) -> None:
+        """All batches have been worked off."""
+        self.end()
+
     def _upload(self, request: SeenRequest) -> Sequence[Op]:
-        head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
-        form = {
-            part.get_param("name", header="content-disposition"): part
-            for part in message_from_bytes(head + request.body).get_payload()
-        }
-        assert form["purpose"].get_payload() == "batch"
+        mark = request.headers["content-type"].partition("boundary=")[2].encode()
+        parts = [part.partition(b"\r\n\r\n") for part in request.body.split(b"--" + mark)[1:-1]]
+        form = {head.partition(b'name="')[2].partition(b'"')[0]: content[:-2] for head, _, content in parts}
+        assert form[b"purpose"] == b"batch"
         id_ = f"file-{len(self.files)}"
-        self.files[id_] = form["file"].get_payload(decode=True)
+        self.files[id_] = form[b"file"]
         if self.azure:
             self.pending[id_] = 2
         return self._file(id_)

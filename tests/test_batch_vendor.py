@@ -23,17 +23,8 @@ from asyncllm.backend import (
     HttpReply,
     Transport,
 )
-from asyncllm.batch.vendor import (
-    Part,
-    VendorSettings,
-    deliver,
-    index_of,
-    item_id,
-    run_vendor,
-    settle,
-    split,
-    wait,
-)
+from asyncllm.batch.parts import Part, VendorSettings, index_of, item_id, split
+from asyncllm.batch.vendor import deliver, run_vendor, settle, wait
 from asyncllm.errors import (
     APIError,
     JobFailedError,

@@ -9,7 +9,8 @@ import pytest
 
 from asyncllm import InvalidRequestError, Message, Sampling, UnsupportedError
 from asyncllm.backend import BatchItem, BatchRequest, BatchState
-from asyncllm.batch.vendor import VendorSettings, wait
+from asyncllm.batch.parts import VendorSettings
+from asyncllm.batch.vendor import wait
 from asyncllm.errors import APIError, AsyncLLMError, JobFailedError, NotFoundError, TotalTimeoutError
 from asyncllm.testing import ManualClock, Status
 from asyncllm.types import Request
