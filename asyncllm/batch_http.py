@@ -51,6 +51,7 @@ __all__ = [
     "response_of",
     "unsupported",
     "without_texts",
+    "write_items",
 ]
 
 T = TypeVar("T")
@@ -62,6 +63,7 @@ LOOK = Timeouts(connect_s=5, first_event_s=60, byte_idle_s=60)
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,256}")
 _LINE_BYTES = 64 * 2**20
+_TURN = 100  # items that are written without a turn for other tasks
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -112,6 +114,16 @@ def check_batch(batch: BatchRequest, limits: BatchLimits) -> list[BatchItem]:
             )
         items.append(BatchItem(item.id, msgspec.structs.replace(item.request, model=batch.model, stream=False)))
     return items
+
+
+async def write_items(items: Sequence[BatchItem], write: Callable[[BatchItem], T]) -> list[T]:
+    """What `write` makes of each item. Other tasks get their turn in between: a batch may have a hundred thousand."""
+    written: list[T] = []
+    for item in items:
+        written.append(write(item))
+        if len(written) % _TURN == 0:
+            await asyncio.sleep(0)
+    return written
 
 
 def check_room(lines: Sequence[bytes], limits: BatchLimits) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from asyncllm import (
     UnsupportedError,
 )
 from asyncllm.backend import Batches, BatchItem, BatchOutcome, BatchRequest, Config, Context, HttpCall, Secret
-from asyncllm.batch_http import lend_outcomes
+from asyncllm.batch_http import lend_outcomes, write_items
 from asyncllm.clock import LoopClock
 from asyncllm.errors import (
     APIConnectionError,
@@ -109,6 +110,23 @@ async def test_the_size_of_an_item_is_that_of_its_line() -> None:
         sizes = [backend.batch_item_size(item) for item in asked.items]
 
     assert sizes == [len(line) for line in service.files["file-0"].splitlines(keepends=True)]
+
+
+async def test_writing_many_items_lets_other_tasks_have_their_turn() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(other())
+    written = await write_items(batch(*["x"] * 1050).items, lambda item: item.id)
+    beside.cancel()
+
+    assert written == [f"row-{at}" for at in range(1050)]
+    assert turns == 10
 
 
 # -- what is refused before anything is sent ---------------------------------------------------------------------

@@ -39,6 +39,7 @@ from asyncllm.batch_http import (
     require_origin,
     response_of,
     unsupported,
+    write_items,
 )
 from asyncllm.dialect.lenient import decode
 from asyncllm.dialect.requests import encode
@@ -96,7 +97,7 @@ class AnthropicWithBatches(Anthropic):
     async def create_batch(self, batch: BatchRequest, /) -> BatchState:
         """See `Batches`. `extra` goes into the body, beside the requests."""
         self._check_batch(batch)
-        items = [self._batch_item(item) for item in check_batch(batch, self.batch_limits)]
+        items = await write_items(check_batch(batch, self.batch_limits), self._batch_item)
         check_room(items, self.batch_limits)
         extra = encode(batch.extra)[1:-1]
         body = b"".join((_HEAD, *items))[:-1] + b"]" + (b"," + extra if extra else b"") + b"}"

@@ -42,6 +42,7 @@ from asyncllm.batch_http import (
     response_of,
     unsupported,
     without_texts,
+    write_items,
 )
 from asyncllm.dialect.lenient import decode
 from asyncllm.dialect.requests import encode
@@ -108,7 +109,7 @@ class OpenAIWithBatches(OpenAI):
         `labels` become metadata, at most 15 of them; `extra` goes into the body of `POST /batches`.
         """
         self._check_options(batch)
-        written = [self._batch_line(item) for item in check_batch(batch, self.batch_limits)]
+        written = await write_items(check_batch(batch, self.batch_limits), self._batch_line)
         lines = [line for _, line in written]
         check_room(lines, self.batch_limits)
         file = await self._upload(batch, lines)
