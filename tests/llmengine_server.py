@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from asyncllm.testing import Comment, Op, SeenRequest, Sse, Status, sse_event
+from asyncllm.testing import Comment, Op, Rst, SeenRequest, Sse, Status, sse_event
 from asyncllm.testing.conformance import OpenAIDialect
 from asyncllm.types import ToolCall, Usage
 
@@ -129,6 +129,64 @@ def _choice(asked: dict[str, Any], index: int, text: str, finish: str | None, ho
     return choice
 
 
+class Jobs:
+    """A gateway that works off batches too: each look at a job moves it one step further."""
+
+    def __init__(self, *steps: str) -> None:
+        self.steps = steps or ("queued", "running", "completed")
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.lose: list[str] = []
+        """What happens to the next creations: `before` it, or `after` it, the connection goes; `500` is an answer."""
+        self.truncate: list[int] = []
+        """Nothing: a gateway has no results to break off."""
+        self.created = 0
+
+    def finish(self) -> None:
+        """Every job is over."""
+        for job in self.jobs.values():
+            job["status"] = self.steps[-1]
+
+    def __call__(self, request: SeenRequest) -> Sequence[Op]:
+        parts = request.path.removeprefix("/llm-engine").strip("/").split("/")
+        match request.method, *parts:
+            case "POST", "v1", "llm", "batch-completions":
+                return self._create(request, is_v1=True)
+            case "POST", "v2", "batch-completions":
+                return self._create(request, is_v1=False)
+            case "GET", "v2", "batch-completions", id_ if id_ in self.jobs:
+                job = self.jobs[id_]
+                at = self.steps.index(job["status"])
+                shown = {**job, "status": self.steps[min(at + 1, len(self.steps) - 1)]}
+                self.jobs[id_] = shown
+                return [Status(body=msgspec.json.encode({"job": shown}))]
+            case "POST", "v2", "batch-completions", id_, "actions", "cancel":
+                told = {"success": id_ in self.jobs and self.jobs[id_]["status"] in ("queued", "running")}
+                return [Status(body=msgspec.json.encode(told))]
+            case _, *_ if "batch-completions" in parts:
+                return [refusal(404, "The specified job is not found")]
+            case _:
+                return gateway(request)
+
+    def _create(self, request: SeenRequest, *, is_v1: bool) -> Sequence[Op]:
+        fate = self.lose.pop(0) if self.lose else ""
+        if fate == "before":
+            return [Rst()]
+        asked = request.json()
+        self.created += 1
+        id_ = f"job_{self.created}"
+        self.jobs[id_] = {
+            "job_id": id_, "input_data_path": asked.get("input_data_path"), "status": self.steps[0],
+            "output_data_path": asked["output_data_path"], "model_config": str(asked["model_config"]),
+            "priority": asked.get("priority"), "created_at": "2026-01-01T00:00:00", "completed_at": None,
+            "expires_at": "2026-01-02T00:00:00", "metadata": {"labels": {"deep": []}},
+        }  # fmt: skip
+        if fate == "after":
+            return [Rst()]
+        if fate:
+            return [refusal(int(fate), "it broke")]
+        return [Status(body=msgspec.json.encode({"job_id": id_} if is_v1 else self.jobs[id_]))]
+
+
 class V1Dialect:
     """The frames of completions V1, whose last one says that it has finished."""
 
@@ -201,6 +259,6 @@ def _event(document: dict[str, Any]) -> bytes:
 
 
 __all__ = [
-    "ENDPOINTS", "REQUEST_ID", "V1Dialect", "V2Dialect", "completion", "failure", "frame", "gateway",
+    "ENDPOINTS", "REQUEST_ID", "Jobs", "V1Dialect", "V2Dialect", "completion", "failure", "frame", "gateway",
     "refusal", "streamed",
 ]  # fmt: skip

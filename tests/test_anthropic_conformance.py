@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
+from anthropic_batch_server import AnthropicBatchServer
 from anthropic_server import AnthropicDialect, BedrockDialect, repeat
 from asyncllm.backend import Backend
 from asyncllm.testing import BackendConformance, FaultyServer, Op, SeenRequest
+from asyncllm.testing.conformance import BatchService
 from asyncllm_anthropic.options import SUPPORTED
 
 
@@ -19,6 +21,7 @@ class TestAnthropic(BackendConformance):
     max_tokens = 64
     supports = SUPPORTED
     dialect = AnthropicDialect()
+    batch_service: type[BatchService] | None = AnthropicBatchServer
 
     @asynccontextmanager
     async def make_backend(self) -> AsyncGenerator[Backend]:
@@ -37,6 +40,7 @@ class TestBedrock(TestAnthropic):
     """The same by Amazon's framing, and with signatures."""
 
     name = "bedrock"
+    batch_service = None
     model = "anthropic.claude-fake-v1:0"
     dialect = BedrockDialect()
     api_key = None

@@ -36,6 +36,7 @@ from asyncllm_llamacpp.engine import Engine
 from asyncllm_llamacpp.options import Options as LlamaOptions
 from asyncllm_llamacpp.options import find_model
 from broken_backends import TOO_MUCH, Good, Http, Subject, making, refusing
+from openai_batch_server import OpenAIBatchServer
 
 
 class TestEcho(BackendConformance):
@@ -55,6 +56,7 @@ class TestOpenAI(BackendConformance):
     base_url = "http://127.0.0.1:9/v1"
     max_tokens = 64
     dialect = OpenAIDialect()
+    batch_service = OpenAIBatchServer
 
     @asynccontextmanager
     async def make_backend(self) -> AsyncGenerator[Backend]:

@@ -40,6 +40,7 @@ FLOOR = {
     "typed": 1,
     "waiting": 1,
     "watchdog": 1,
+    "batch_http": 2,
     "budgets": 2,
     "cache": 2,
     "calls": 2,
@@ -136,8 +137,8 @@ HOMES = {
 """Where each third-party library (and the one parser of a file format) lives; msgspec is at home everywhere."""
 
 PLUGIN_DOORS = {
-    "backend", "dialect", "errors", "events", "exchange", "media", "media_http", "multipart", "ndjson", "rejection",
-    "sse", "types",
+    "backend", "batch_http", "dialect", "errors", "events", "exchange", "media", "media_http", "multipart", "ndjson",
+    "rejection", "sse", "types",
 }  # fmt: skip
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from asyncllm.backend import Backend
 from asyncllm.testing import BackendConformance, FaultyServer, Op, SeenRequest
 from asyncllm.types import Usage
-from llmengine_server import V1Dialect, V2Dialect, gateway
+from llmengine_server import Jobs, V1Dialect, V2Dialect, gateway
 
 CONSTRAINTS = frozenset({"JsonSchema", "Regex", "Choice", "Grammar"})
 V1 = CONSTRAINTS | {
@@ -28,6 +29,8 @@ class Engine(BackendConformance):
     name = "llmengine"
     base_url = "http://127.0.0.1:9/llm-engine/"
     max_tokens = 64
+    batch_service = Jobs
+    batch_extra: Mapping[str, Any] = {"output_data_path": "s3://bucket/out.json"}
     supports = V1 | V2  # a chat goes to V2 and a completion to V1, so the one or the other takes an option
 
     @asynccontextmanager

@@ -29,6 +29,8 @@ class HttpCall(Noun, frozen=True, kw_only=True):
     stream: bool = False
     """Whether the body is read as it comes. A streamed body that breaks off raises `StreamInterrupted`."""
     timeouts: Timeouts = Timeouts()
+    once: bool = False
+    """Whether it must not arrive twice: it is sent over a connection of its own, and never again when that is lost."""
 
     _private = frozenset({"url", "body", "headers"})
 

@@ -64,9 +64,9 @@ class BatchRequest(Noun, frozen=True, kw_only=True):
     """Requests for a service to work off in its own time."""
 
     model: str
-    """The model of all items, in the backend's own naming."""
+    """The model of all items, in the backend's own naming; a request of theirs names the same one, or none."""
     items: Sequence[BatchItem]
-    """Not more of them than the backend's `batch_limits` allow."""
+    """Not more of them than the backend's `batch_limits` allow, and all chats or all text completions."""
     token: str
     """The caller's own name for this batch, which goes with it to the service, so that it can be found again."""
     labels: Mapping[str, str] = {}
@@ -81,11 +81,11 @@ class BatchRequest(Noun, frozen=True, kw_only=True):
 
 
 class BatchLimits(Noun, frozen=True, kw_only=True):
-    """How much one batch of a service holds."""
+    """How much one batch of a service holds; `None` where the service does not say."""
 
-    items: int
-    bytes: int
-    """Of the file, or the body, that carries the items."""
+    items: int | None = None
+    bytes: int | None = None
+    """Of the items as they are sent, each as large as `batch_item_size` says."""
 
 
 class BatchState(JobState, frozen=True, kw_only=True):
@@ -110,12 +110,19 @@ class Batches(Protocol):
 
     batch_limits: BatchLimits
 
+    def batch_item_size(self, item: BatchItem, /) -> int:
+        """How many bytes `item` adds to a batch. Nothing is sent.
+
+        Raises `UnsupportedError` and `InvalidRequestError` for an item that the service cannot take.
+        """
+        ...
+
     async def create_batch(self, batch: BatchRequest, /) -> BatchState:
         """Hand a batch over.
 
-        Raises `UnsupportedError`, before anything is sent, for an item that the service cannot take, and `APIError`.
-        Nothing that may have been accepted is sent again: a failure after which the batch may be there is an error
-        with `maybe_billed`, and `find_batch` tells.
+        Raises `UnsupportedError` and `InvalidRequestError`, before anything is sent, for an item or an option that the
+        service cannot take or for more than it takes, and `APIError`. Nothing that may have been accepted is sent
+        again: a failure after which the batch may be there is an error with `maybe_billed`, and `find_batch` tells.
         """
         ...
 
@@ -134,10 +141,16 @@ class Batches(Protocol):
         """Ask the service to stop. What is done stays done. Raises `NotFoundError`, `APIError`."""
         ...
 
-    def batch_outcomes(self, batch_id: str, /) -> AbstractAsyncContextManager[AsyncIterator[BatchOutcome]]:
+    def batch_outcomes(
+        self, batch_id: str, requests: Mapping[str, Request] = {}, /
+    ) -> AbstractAsyncContextManager[AsyncIterator[BatchOutcome]]:
         """Lend the outcomes of a batch that has ended, in any order, for the length of the block.
 
-        An item that the service never came to is an outcome with an error. Raises, on entering and while iterating:
-        `APIError`; `StreamInterrupted` where the results end in the middle.
+        An item that the service names as one it never came to is an outcome with an error. Of an item in `requests`,
+        which need not hold them all, an error says what the service said of it, freed of what that repeats of the
+        request; of any other it gives the status and the code alone.
+
+        Raises, on entering and while iterating: `APIError`; `StreamInterrupted` where the results end in the middle;
+        after the last outcome `ResponseValidationError`, where some of them cannot be read.
         """
         ...

@@ -167,11 +167,12 @@ class Exchange(Waiter):
     async def _send(self, url: str | URL) -> aiohttp.ClientResponse:
         """The head of the reply to one request.
 
-        A call that a used connection loses is sent once more, at once: see `connection`.
+        A call that a used connection loses is sent once more, at once: see `connection`. One that must not arrive twice
+        is given no used connection, of which nobody could tell what it has received.
         """
         call, transport = self._call, self._transport
         error: Exception | None = None
-        for is_single in (False, True):
+        for is_single in (True,) if call.once else (False, True):
             session = transport.sessions.get(is_single) or await transport.start(is_single=is_single)
             try:
                 return await session.request(

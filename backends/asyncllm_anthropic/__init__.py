@@ -10,7 +10,7 @@ text completions: these are refused by name.
 from __future__ import annotations
 
 from asyncllm.backend import About, Backend, Config, Context
-from asyncllm_anthropic.backend import Anthropic
+from asyncllm_anthropic.batches import AnthropicWithBatches
 
 __all__ = ["about", "connect"]
 
@@ -22,7 +22,7 @@ def connect(config: Config, context: Context, /) -> Backend:
     what a next call will repeat; `beta`, a name or a list of names for the header `anthropic-beta`; `version` of the
     API; `bearer=True` to send the key as a bearer token, as some gateways want it; `headers`.
     """
-    return Anthropic(config, context)
+    return AnthropicWithBatches(config, context)
 
 
 def about(_: str, /) -> About:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from asyncllm.backend import Config, Context, HttpCall, HttpReply, require_supported
@@ -38,11 +39,10 @@ class Anthropic:
 
     def open(self, request: Request, /) -> Exchange:
         """Start one chat; see `asyncllm.backend.Backend`."""
-        require_supported(request, self._options.supported, backend=self._name)
         head = {"model": request.model, "stream": True} if request.stream else {"model": request.model}
         call = HttpCall(
             url=f"{self._url}/v1/messages",
-            body=encode(write_messages(request, self._options, head, backend=self._name)),
+            body=encode(self._body(request, head)),
             headers=self._stream_headers if request.stream else self._headers,
             stream=request.stream,
             timeouts=request.timeouts,
@@ -51,8 +51,7 @@ class Anthropic:
 
     async def check_prompt(self, request: Request, /) -> PromptCheck:
         """What `POST /v1/messages/count_tokens` counts; the service does not say how many tokens a model takes."""
-        require_supported(request, self._options.supported, backend=self._name)
-        body = write_messages(request, self._options, {"model": request.model}, backend=self._name)
+        body = self._body(request, {"model": request.model})
         call = HttpCall(
             url=f"{self._url}/v1/messages/count_tokens",
             body=encode(counted(body)),
@@ -84,6 +83,11 @@ class Anthropic:
 
     async def aclose(self) -> None:
         """Nothing is held here: connections belong to the transport."""
+
+    def _body(self, request: Request, head: dict[str, Any]) -> dict[str, Any]:
+        """What is sent for a chat, `head` and all. Raises `UnsupportedError`."""
+        require_supported(request, self._options.supported, backend=self._name)
+        return write_messages(request, self._options, head, backend=self._name)
 
     def _usual_headers(self, config: Config, env: Mapping[str, str]) -> dict[str, str]:
         """Headers of every call. A server of one's own may do without a key."""

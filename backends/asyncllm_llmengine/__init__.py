@@ -13,7 +13,7 @@ the name of a user: for one of those, say `api_key="root"` yourself.
 from __future__ import annotations
 
 from asyncllm.backend import About, Backend, Config, Context
-from asyncllm_llmengine.backend import LLMEngine
+from asyncllm_llmengine.batches import LLMEngineWithBatches
 
 __all__ = ["about", "connect"]
 
@@ -36,7 +36,7 @@ def connect(config: Config, context: Context, /) -> Backend:
       unconstrained where they are sent the older `guided_*` fields, which LLM Engine documents.
     - `health`: which of `"healthz"`, `"readyz"` and `"healthcheck"` `is_alive` asks.
     """
-    return LLMEngine(config, context)
+    return LLMEngineWithBatches(config, context)
 
 
 def about(_: str, /) -> About:

@@ -103,16 +103,19 @@ class LLMEngine:
         """Nothing is held here: connections belong to the transport."""
 
     def _open_v2(self, request: Request) -> Exchange:
+        path, body = self._v2_body(request)
+        return Exchange(self._transport, self._post(path, body, request), whole=_read, stream=_decoder)
+
+    def _v2_body(self, request: Request) -> tuple[str, bytes]:
+        """Where a call of V2 goes, and what is sent there. Raises `UnsupportedError`, `InvalidRequestError`."""
         require_supported(request, _V2, backend=self._name)
         check_guided(request)
         if request.constraint is not None:
             fields = guided(request.constraint, structured=self._structured)
             request = msgspec.structs.replace(request, constraint=None, extra={**fields, **request.extra})
         if request.is_chat:
-            path, body = "/v2/chat/completions", write_chat(request)
-        else:
-            path, body = "/v2/completions", write_completion(request)
-        return Exchange(self._transport, self._post(path, body, request), whole=_read, stream=_decoder)
+            return "/v2/chat/completions", write_chat(request)
+        return "/v2/completions", write_completion(request)
 
     def _post(self, path: str, body: bytes, request: Request) -> HttpCall:
         return HttpCall(

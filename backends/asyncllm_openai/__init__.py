@@ -11,7 +11,7 @@ ignore a field that they do not know, and an answer that was to be constrained a
 from __future__ import annotations
 
 from asyncllm.backend import About, Backend, Config, Context
-from asyncllm_openai.backend import OpenAI
+from asyncllm_openai.batches import OpenAIWithBatches
 
 __all__ = ["about", "connect"]
 
@@ -27,7 +27,7 @@ def connect(config: Config, context: Context, /) -> Backend:
     unless a call says `extra={"store": True}`; text completions, and options that this API lacks, are refused by name.
     With it, the options of chats are none: `delta_mode`, `include_usage`, `max_tokens_field`.
     """
-    return OpenAI(config, context)
+    return OpenAIWithBatches(config, context)
 
 
 def about(_: str, /) -> About:

@@ -41,7 +41,8 @@ from asyncllm.errors import ConfigError
 from asyncllm.exchange import Exchange
 from asyncllm.media import Images, Speech, Transcript
 from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request
-from asyncllm_openai.backend import CHAT, OpenAI, Service
+from asyncllm_openai.backend import CHAT, Service
+from asyncllm_openai.batches import OpenAIWithBatches
 from asyncllm_openai.counting import Counter, counter
 from asyncllm_openai.offered import offered
 from asyncllm_openai.tokens import Authorized, Tokens
@@ -78,8 +79,8 @@ def connect(config: Config, context: Context, /) -> Backend:
     """
     count = counter(config)
     if count is None:
-        return offered(Azure(config, context), _CALLS)
-    return offered(_CountingAzure(config, context, count), (*_CALLS, "check_prompt"))
+        return offered(Azure(config, context), _CALLS, batches=True)
+    return offered(_CountingAzure(config, context, count), (*_CALLS, "check_prompt"), batches=True)
 
 
 def about(_: str, /) -> About:
@@ -91,7 +92,7 @@ def about(_: str, /) -> About:
     )
 
 
-class Azure(OpenAI):
+class Azure(OpenAIWithBatches):
     """The deployments of one resource."""
 
     def __init__(self, config: Config, context: Context) -> None:
@@ -109,6 +110,7 @@ class Azure(OpenAI):
             options=_OPTIONS,
         )
         super().__init__(config, context, service)
+        self._batch_root = "/v1" if self._version is None else ""
 
     def open(self, request: Request, /) -> Exchange:
         """Start one chat or completion. Raises `ConfigError` for a model that `deployments` does not name."""
@@ -175,8 +177,10 @@ class Azure(OpenAI):
             )
         return deployment
 
-    def _media_call(self, path: str, request: MediaRequest, body: bytes, kind: str, *, stream: bool) -> HttpCall:
-        call = super()._media_call(path, request, body, kind, stream=stream)
+    def _batch_model(self, model: str) -> str:
+        return self._deployment(model)
+
+    def _carrying(self, call: HttpCall) -> HttpCall:
         return call if self._tokens is None else _TokenCall(**msgspec.structs.asdict(call), tokens=self._tokens)
 
     def _secrets(self, call: HttpCall) -> tuple[str, ...]:

@@ -99,13 +99,7 @@ class OpenAI(OpenAIMedia):
 
     def open(self, request: Request, /) -> Exchange:
         """Start one chat or completion; see `asyncllm.backend.Backend`."""
-        require_supported(request, self._supported if request.is_chat else self._of_texts, backend=self._name)
-        if self._responses:
-            path, body = "/responses", write_response(request)
-        elif request.is_chat:
-            path, body = "/chat/completions", write_chat(request, self._flavor)
-        else:
-            path, body = "/completions", write_completion(request, self._flavor)
+        path, body = self._body(request)
         headers = self._stream_headers if request.stream else self._headers
         if request.idempotency_key is not None:
             headers = {**headers, "Idempotency-Key": request.idempotency_key}
@@ -141,14 +135,28 @@ class OpenAI(OpenAIMedia):
     async def aclose(self) -> None:
         """Nothing is held here: connections belong to the transport."""
 
+    def _body(self, request: Request) -> tuple[str, bytes]:
+        """Where a chat or a completion goes, and what is sent there. Raises `UnsupportedError`."""
+        require_supported(request, self._supported if request.is_chat else self._of_texts, backend=self._name)
+        if self._responses:
+            return "/responses", write_response(request)
+        if request.is_chat:
+            return "/chat/completions", write_chat(request, self._flavor)
+        return "/completions", write_completion(request, self._flavor)
+
     def _media_call(self, path: str, request: MediaRequest, body: bytes, kind: str, *, stream: bool) -> HttpCall:
-        return HttpCall(
+        call = HttpCall(
             url=self._address(path, request.model),
             body=body,
             headers={**self._headers, "Content-Type": kind},
             stream=stream,
             timeouts=request.timeouts,
         )
+        return self._carrying(call)
+
+    def _carrying(self, call: HttpCall) -> HttpCall:
+        """`call`, which a subclass may tell of what else opens the service."""
+        return call
 
     def _address(self, path: str, model: str = "") -> str:
         """Where a call goes; a subclass may put `model` or a query into it."""
@@ -160,10 +168,12 @@ class OpenAI(OpenAIMedia):
         return call.secrets
 
     def _read(self, call: HttpCall, _: HttpReply, body: bytes) -> list[Event]:
-        secrets = self._secrets(call)
+        return self._read_body(body, call.body, self._secrets(call))
+
+    def _read_body(self, body: bytes, sent: bytes, secrets: tuple[str, ...]) -> list[Event]:
         if self._responses:
-            return read_response(body, sent=call.body, secrets=secrets)
-        return read_reply(body, sent=call.body, secrets=secrets, extended=self._extended)
+            return read_response(body, sent=sent, secrets=secrets)
+        return read_reply(body, sent=sent, secrets=secrets, extended=self._extended)
 
     def _decoder(self, call: HttpCall, _: HttpReply, kind: str) -> StreamDecoder | None:
         if self._responses:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from asyncllm.backend import About, Backend, Config, Context, Secret
 from asyncllm.errors import ConfigError
 from asyncllm_openai.backend import OpenAI, Service
+from asyncllm_openai.batches import OpenAIWithBatches
 from asyncllm_openai.offered import offered
 from asyncllm_openai.table import GATEWAYS, Gateway
 
@@ -25,8 +26,9 @@ def connect(config: Config, context: Context, /) -> Backend:
     """
     row = GATEWAYS[config.backend]
     url = config.url(context.env, row.address, row.url)
-    server = OpenAI(config, context, service(row, config, context.env, url))
-    return offered(server, row.calls, alive=bool(row.probe))
+    make = OpenAIWithBatches if row.batches else OpenAI
+    server = make(config, context, service(row, config, context.env, url))
+    return offered(server, row.calls, alive=bool(row.probe), batches=row.batches)
 
 
 def about(name: str, /) -> About:

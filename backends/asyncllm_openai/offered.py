@@ -11,17 +11,23 @@ __all__ = ["offered"]
 
 # The methods of a backend by the client's call that asks for them; any other call is asked for by its own name.
 _METHODS: dict[str, tuple[str, ...]] = {
+    "batch": (
+        "batch_item_size", "batch_limits", "batch_outcomes", "cancel_batch", "create_batch", "find_batch", "get_batch",
+    ),  # as `Batches` has them
     "chat": (),  # which `open` serves
     "complete": (),
     "edit_image": ("edit_image", "open_image"),
     "generate_image": ("generate_image", "open_image"),
     "speak": ("speak", "open_speech"),
-}
+}  # fmt: skip
 
 
-def offered(server: OpenAI, calls: Sequence[str], *, alive: bool = True) -> Backend:
-    """`server` with the methods for `calls` and no others; without `alive` nobody can ask whether it would answer."""
-    return _Offered(server, [*calls, *(["is_alive"] if alive else [])])
+def offered(server: OpenAI, calls: Sequence[str], *, alive: bool = True, batches: bool = False) -> Backend:
+    """`server` with the methods for `calls`, and for batches, and no others.
+
+    Without `alive` nobody can ask whether it would answer.
+    """
+    return _Offered(server, [*calls, *(["is_alive"] if alive else []), *(["batch"] if batches else [])])
 
 
 class _Offered:

@@ -49,6 +49,8 @@ class Gateway(Struct, frozen=True, kw_only=True):
     """Whether a transcript is of one form, without a prompt, and lists in its request have no brackets."""
     probe: str = "/models"
     """What is asked for to know whether it is alive; empty where nothing can be."""
+    batches: bool = False
+    """Whether it works off batches as OpenAI does."""
 
     @property
     def supported(self) -> frozenset[str]:
@@ -61,7 +63,7 @@ _ROWS = (
     # -- hosted ------------------------------------------------------------------------------------------------------
     Gateway(
         name="cerebras", summary="Cerebras inference", url="https://api.cerebras.ai/v1",
-        keys=("CEREBRAS_API_KEY",), address="CEREBRAS_BASE_URL", calls=_TEXT, flavor=_NEW,
+        keys=("CEREBRAS_API_KEY",), address="CEREBRAS_BASE_URL", calls=_TEXT, flavor=_NEW, batches=True,
         lacks=_MEDIA | _PENALTIES | {"logit_bias", "n"},
     ),
     Gateway(
@@ -89,7 +91,7 @@ _ROWS = (
     ),
     Gateway(
         name="groq", summary="Groq", url="https://api.groq.com/openai/v1",
-        keys=("GROQ_API_KEY",), address="GROQ_BASE_URL", calls=(*_CHAT, "transcribe"), flavor=_NEW,
+        keys=("GROQ_API_KEY",), address="GROQ_BASE_URL", calls=(*_CHAT, "transcribe"), flavor=_NEW, batches=True,
         lacks=_MEDIA | _PROBS | {"logit_bias", "n"},
     ),
     Gateway(

@@ -10,8 +10,8 @@ Each check is a method of its own: it makes a fresh event loop and a fresh backe
 is left behind as well: tasks, warnings, exceptions that nobody saw. pytest finds the methods of a subclass whose name
 begins with `Test`; no pytest plugin is needed, and none of the checks skips: what a backend does not have, it is
 asserted to refuse by name, and checks that do not apply are not there: of a subject without a `dialect`, those that
-need one, and of one whose `speaks_http` is `False`, those of what a service may answer. `Subject` says what else can
-be set; nothing but `name` and `model` must be.
+need one, of one without a `batch_service`, those of batches, and of one whose `speaks_http` is `False`, those of what a
+service may answer. `Subject` says what else can be set; nothing but `name` and `model` must be.
 
 What is promised, by area:
 
@@ -157,10 +157,20 @@ A service that stalls
     a service that accepts no connection is a connect timeout
     waiting for a service can be cancelled
     the service sees at once that its caller has left
+
+Batches (with a `batch_service`)
+    each outcome of a batch is that of its item
+    an item that failed says nothing private
+    a batch is found by its token or the search refused
+    a creation that is not answered is not sent again
+    a batch that cannot be right is refused before anything is sent
+    results that break off are interrupted
+    a batch that nobody knows is not found
 """
 
 from asyncllm.testing.conformance.aborts import AbortChecks
 from asyncllm.testing.conformance.answers import AnswerChecks
+from asyncllm.testing.conformance.batches import BatchChecks, BatchService
 from asyncllm.testing.conformance.calls import CallChecks
 from asyncllm.testing.conformance.connecting import ConnectChecks
 from asyncllm.testing.conformance.crowds import CrowdChecks
@@ -177,10 +187,11 @@ from asyncllm.testing.conformance.replies import ReplyChecks
 from asyncllm.testing.conformance.stalls import StallChecks
 from asyncllm.testing.conformance.tools import ToolChecks
 
-__all__ = ["BackendConformance", "Dialect", "OpenAIDialect"]
+__all__ = ["BackendConformance", "BatchService", "Dialect", "OpenAIDialect"]
 
 _SPOKEN = (FramingChecks, ToolChecks, ReplyChecks, StallChecks)
 _HTTP = (MappingChecks,)
+_BATCHES = (BatchChecks,)
 
 
 class BackendConformance(
@@ -200,13 +211,19 @@ class BackendConformance(
     ToolChecks,
     ReplyChecks,
     StallChecks,
+    BatchChecks,
 ):
     """Subclass it, name the backend, and run pytest; `Subject` says what can be set."""
 
     def __init_subclass__(cls) -> None:
         """Take out the checks that do not apply to the subject: pytest collects nothing that is `None`."""
         super().__init_subclass__()
-        for checks, applies in ((_SPOKEN, cls.dialect is not None), (_HTTP, cls.speaks_http)):
+        conditions = (
+            (_SPOKEN, cls.dialect is not None),
+            (_HTTP, cls.speaks_http),
+            (_BATCHES, cls.batch_service is not None),
+        )
+        for checks, applies in conditions:
             for name, body in (item for group in checks for item in vars(group).items()):
                 if name.startswith("test_") and getattr(cls, name) in (None, body):
                     setattr(cls, name, body if applies else None)

@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -18,6 +18,9 @@ from asyncllm.registry import Registry
 from asyncllm.testing.conformance.dialects import Dialect
 from asyncllm.testing.conformance.harness import run_clean, settled, within
 from asyncllm.types import Message, Request, Response, Sampling
+
+if TYPE_CHECKING:
+    from asyncllm.testing.conformance.batches import BatchService
 
 __all__ = ["Subject", "check"]
 
@@ -62,6 +65,10 @@ class Subject:
     dialect: Dialect | None = None
     """What the service behind a backend that speaks HTTP sends. With it, the checks of what arrives over the wire are
     collected too; `OpenAIDialect()` is that of OpenAI and its like."""
+    batch_service: type[BatchService] | None = None
+    """The class of the service behind a backend that has `Batches`; with it, their checks are collected too."""
+    batch_extra: Mapping[str, Any] = {}
+    """`BatchRequest.extra` of every batch, where a service takes none without."""
     huge_prompt: str = "one two three four " * 5000
     """A prompt longer than most models take: it is answered or refused as too long."""
     rounds: int = 6
