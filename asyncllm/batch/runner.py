@@ -113,7 +113,7 @@ class Runner:
         """
         loop = asyncio.get_running_loop()
         self._began = loop.time()
-        heart = asyncio.create_task(self._beat())
+        beside = (asyncio.create_task(self._beat()), asyncio.create_task(self._tick()))
         try:
             if self._source.can_be_checked:
                 await self._index(fingerprint)
@@ -121,9 +121,10 @@ class Runner:
         finally:
             if self._deadline is not None:
                 self._deadline.cancel()
-            heart.cancel()
-            with suppress(asyncio.CancelledError):
-                await heart
+            for task in beside:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
         if self._error is not None:
             raise self._error
         if self._ended is not None:
@@ -213,6 +214,8 @@ class Runner:
                 await self._end(state, error, RowStatus.FAILED if row.request is None else RowStatus.ABANDONED)
                 continue
             await self._room()
+            if self._is_stopping:
+                return
             is_alone = state.crashes >= _ALONE
             if is_alone:
                 await self._idle()
@@ -292,7 +295,7 @@ class Runner:
         """Wait while the disk has less room than what is kept free for the outcomes of what is under way."""
         now = asyncio.get_running_loop().time
         if self._settings.reserve_bytes and now() - self._looked >= _BEAT_S / 2:
-            while free_bytes(self._store.folder) < self._settings.reserve_bytes:
+            while not self._is_stopping and free_bytes(self._store.folder) < self._settings.reserve_bytes:
                 self._course.tell(stage="paused")
                 await asyncio.sleep(_BEAT_S / 2)
             self._course.tell(stage="running")
@@ -319,25 +322,30 @@ class Runner:
                 self._deadline = loop.call_later(self._settings.drain_s, self._fan_out.abandon)
 
     async def _beat(self) -> None:
-        """Show that this run lives, and see whether it is to stop."""
-        loop = asyncio.get_running_loop()
-        last = loop.time()
+        """Show that this run lives, and see whether it is to stop. Waits where the store does."""
+        now = asyncio.get_running_loop().time
+        last = now()
         while True:
             await asyncio.sleep(_BEAT_S)
-            now = loop.time()
-            self._course.pace(now)
-            limit = self._settings.max_runtime_s
-            if limit is not None and self._record.ran_s + now - self._began >= limit:
-                self._stop("expired")
+            since, last = last, now()
             try:
-                if await self._store.beat(self._lease, now - last):
+                if await self._store.beat(self._lease, last - since):
                     self._stop("cancelled")
             except AsyncLLMError as error:
                 self._error = self._error or error
                 if self._fan_out is not None:
                     self._fan_out.abandon()
                 return
-            last = now
+
+    async def _tick(self) -> None:
+        """Look at the clock, and tell how far it has come even where nothing moves."""
+        now = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            self._course.pace(now())
+            limit = self._settings.max_runtime_s
+            if limit is not None and self._record.ran_s + now() - self._began >= limit:
+                self._stop("expired")
             self._course.tell(in_flight=self._busy)
 
 

@@ -16,7 +16,7 @@ from asyncllm.workspace.folder import make_folder
 from asyncllm.workspace.lease import LEASE_S, Lock, boot_id, has_ended, now_s, this_process
 from asyncllm.workspace.points import Points
 from asyncllm.workspace.records import MIGRATIONS, BatchRecord, Lease, RowStatus
-from asyncllm.workspace.rows import RowStore, span
+from asyncllm.workspace.rows import RowStore, change_rows, span
 from asyncllm.workspace.writer import Writer
 
 __all__ = ["BatchStore"]
@@ -32,7 +32,7 @@ class BatchStore(RowStore):
         self, folder: Path | str, *, create: bool = True, env: Mapping[str, str] | None = None, vfs: str | None = None
     ) -> None:
         points = Points(os.environ if env is None else env)
-        super().__init__(Path(folder), points, Writer(self._connect, points))
+        super().__init__(Path(folder), points, Writer(self._connect, Path(folder) / FILE, points))
         self._vfs = vfs
         self._create = create
 
@@ -70,6 +70,7 @@ class BatchStore(RowStore):
         extra = msgspec.json.encode(settings, order="deterministic")
 
         def do(db: Db) -> BatchRecord:
+            self._check_batches(db)
             found = db.execute("SELECT id, definition FROM batch WHERE name = ?", (name,)).fetchone()
             if found is None:
                 self.points.reach("batch.insert")
@@ -77,7 +78,9 @@ class BatchStore(RowStore):
                     "INSERT INTO batch (name, status, definition, settings, created_at) VALUES (?, 'new', ?, ?, ?)",
                     (name, told, extra, time.time()),
                 )
-                return self._record(db, db.last_insert_rowid())
+                batch = db.last_insert_rowid()
+                self._seal(db, batch)
+                return self._record(db, batch)
             batch, before = found
             if before != told:
                 old = msgspec.json.decode(before)
@@ -86,16 +89,19 @@ class BatchStore(RowStore):
                     f"{self._folder}: the batch of {name} is another one: it differs in {', '.join(differing)}. Run it "
                     "as it was, or give another output or another store"
                 )
-            db.execute("UPDATE batch SET settings = ? WHERE id = ?", (extra, batch))
+            self._change(db, batch, "settings = ?", extra)
             return self._record(db, batch)
 
         return await self._writer.write(do)
 
     async def has(self, name: str) -> bool:
         """Whether there is a batch of that name."""
-        return await self._writer.read(
-            lambda db: db.execute("SELECT 1 FROM batch WHERE name = ?", (name,)).fetchone() is not None
-        )
+
+        def do(db: Db) -> bool:
+            self._check_batches(db)
+            return db.execute("SELECT 1 FROM batch WHERE name = ?", (name,)).fetchone() is not None
+
+        return await self._writer.read(do)
 
     async def record(self, batch: int) -> BatchRecord:
         """What there is on a batch."""
@@ -103,19 +109,16 @@ class BatchStore(RowStore):
 
     async def mark_exported(self, batch: int) -> None:
         """What stands at the output of the batch is its own from now on."""
-
-        def do(db: Db) -> None:
-            db.execute("UPDATE batch SET exported = 1 WHERE id = ?", (batch,))
-
-        await self._writer.write(do)
+        await self._writer.write(lambda db: self._change(db, batch, "exported = 1"))
 
     async def batches(self) -> list[BatchRecord]:
         """All there are, oldest first."""
-        return await self._writer.read(
-            lambda db: [
-                self._record(db, batch) for (batch,) in db.execute("SELECT id FROM batch ORDER BY id").fetchall()
-            ]
-        )
+
+        def do(db: Db) -> list[BatchRecord]:
+            self._check_batches(db)
+            return [self._record(db, batch) for (batch,) in db.execute("SELECT id FROM batch ORDER BY id").fetchall()]
+
+        return await self._writer.read(do)
 
     async def find(self, name: str | None) -> BatchRecord:
         """The batch of that name, or the only one there is. Raises `StoreError`."""
@@ -171,11 +174,7 @@ class BatchStore(RowStore):
 
     async def cancel(self, batch: int) -> None:
         """Ask whoever is at work on it to stop for good."""
-
-        def do(db: Db) -> None:
-            db.execute("UPDATE batch SET cancel = 1 WHERE id = ?", (batch,))
-
-        await self._writer.write(do)
+        await self._writer.write(lambda db: self._change(db, batch, "cancel = 1"))
 
     # -- leases
 
@@ -187,6 +186,7 @@ class BatchStore(RowStore):
         held: list[Lock] = []
 
         def do(db: Db) -> tuple[Lease, Lock]:
+            self._check_batches(db)
             found = db.execute("SELECT fence, boot, beat, process FROM batch WHERE id = ?", (batch,)).fetchone()
             assert found is not None  # as in `_record`
             fence, boot, beat, process = found
@@ -202,15 +202,16 @@ class BatchStore(RowStore):
                     raise BatchLockedError("another runner has just begun to work on this batch")
                 held.append(lock)
             self.points.reach("lease.locked")
-            db.execute(
-                "UPDATE batch SET fence = ?, boot = ?, beat = ?, process = ?, cancel = 0, status = 'running', "
-                "ended_at = NULL WHERE id = ?",
-                (fence + 1, boot_id(), now_s(), this_process(), batch),
+            self._change(
+                db,
+                batch,
+                "fence = ?, boot = ?, beat = ?, process = ?, cancel = 0, status = 'running', ended_at = NULL",
+                fence + 1,
+                boot_id(),
+                now_s(),
+                this_process(),
             )
-            db.execute(
-                "UPDATE row SET status = 0, crashes = crashes + 1 WHERE status = 1 AND id BETWEEN ? AND ?",
-                span(batch),
-            )
+            db.execute(f"{change_rows('0', crashes='crashes + 1')} AND status = 1 AND id BETWEEN ? AND ?", span(batch))
             self.points.reach("lease.taken")
             return Lease(batch, fence + 1, held[-1]), before
 
@@ -231,7 +232,7 @@ class BatchStore(RowStore):
 
         def do(db: Db) -> bool:
             self._check(db, lease)
-            db.execute("UPDATE batch SET beat = ?, ran_s = ran_s + ? WHERE id = ?", (now_s(), ran_s, lease.batch))
+            self._change(db, lease.batch, "beat = ?, ran_s = ran_s + ?", now_s(), ran_s)
             return bool(db.execute("SELECT cancel FROM batch WHERE id = ?", (lease.batch,)).fetchone()[0])
 
         return await self._writer.write(do)
@@ -241,13 +242,11 @@ class BatchStore(RowStore):
 
         def do(db: Db) -> None:
             self._check(db, lease)
+            left_at = time.time() if ended else None
+            self._change(db, lease.batch, "status = ?, beat = NULL, process = NULL, ended_at = ?", status, left_at)
             db.execute(
-                "UPDATE row SET status = 0, attempts = max(0, attempts - 1) WHERE status = 1 AND id BETWEEN ? AND ?",
+                f"{change_rows('0', attempts='max(0, attempts - 1)')} AND status = 1 AND id BETWEEN ? AND ?",
                 span(lease.batch),
-            )
-            db.execute(
-                "UPDATE batch SET status = ?, beat = NULL, process = NULL, ended_at = ? WHERE id = ?",
-                (status, time.time() if ended else None, lease.batch),
             )
             self.points.reach("batch.leave")
 
@@ -259,6 +258,6 @@ class BatchStore(RowStore):
 
         def do(db: Db) -> None:
             self._check(db, lease)
-            db.execute("UPDATE batch SET status = ? WHERE id = ?", (status, lease.batch))
+            self._change(db, lease.batch, "status = ?", status)
 
         await self._writer.write(do)

@@ -6,12 +6,17 @@ SQLite comes with apsw, never from the system, whose older versions can lose com
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from asyncllm.errors import ConfigError, CorruptStoreError, StoreError
+import msgspec
+
+from asyncllm.errors import ConfigError, StoreError
+from asyncllm.workspace.folder import sync_folder
+from asyncllm.workspace.mishaps import corrupt
 from asyncllm.workspace.points import Points
 
 __all__ = ["APPLICATION_ID", "Db", "FILE", "connect"]
@@ -22,6 +27,8 @@ APPLICATION_ID = 0x61736C6D
 _OLDEST = 3_051_003
 _CHECKED_BYTES = 256 * 2**20
 """A larger file is not checked page by page when it is opened; what is read from it is, row by row."""
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Rows(Protocol):
@@ -65,6 +72,12 @@ class Db(AbstractContextManager["Db"], Protocol):
         """The number of the row that was inserted last."""
         ...
 
+    def create_scalar_function(
+        self, name: str, function: Callable[..., Any], numargs: int = -1, /, *, deterministic: bool = False
+    ) -> None:
+        """Make a function known to statements."""
+        ...
+
     def set_busy_timeout(self, milliseconds: int, /) -> None:
         """How long to wait for another process that writes."""
         ...
@@ -77,8 +90,10 @@ class Db(AbstractContextManager["Db"], Protocol):
 def connect(folder: Path, migrations: Sequence[str], points: Points, *, vfs: str | None = None) -> Db:
     """Open the store in `folder`, made if it is not there, at the version that `migrations` lead to.
 
-    Raises `ConfigError` if apsw is missing, `CorruptStoreError`, and `StoreError` for a file that is no store, that a
-    newer version has written, or that this user may not write.
+    Its statements know `seal(...)`, a checksum of values: what stands beside its seal is what was written.
+
+    Raises `ConfigError` if apsw is missing, `CorruptStoreError`, `StoreError` for a file that is no store or that a
+    newer version has written, and what `mishaps.store_error` explains.
     """
     try:
         import apsw  # an extra, and heavy
@@ -87,18 +102,13 @@ def connect(folder: Path, migrations: Sequence[str], points: Points, *, vfs: str
     if apsw.SQLITE_VERSION_NUMBER < _OLDEST:
         raise ConfigError("apsw is too old: pip install --upgrade 'asyncllm[batch]'", field="store")
     file = folder / FILE
+    _make(file)
+    connection = cast("Db", apsw.Connection(str(file), vfs=vfs))
     try:
-        _make(file)
-        connection = cast("Db", apsw.Connection(str(file), vfs=vfs))
-        try:
-            _prepare(connection, file, migrations, points)
-        except BaseException:
-            connection.close()
-            raise
-    except (apsw.NotADBError, apsw.CorruptError) as error:
-        raise _corrupt(file) from error
-    except (apsw.CantOpenError, apsw.ReadOnlyError, OSError) as error:
-        raise StoreError(f"{file}: the store cannot be opened for writing: {error}") from error
+        _prepare(connection, file, migrations, points)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -106,40 +116,63 @@ def _make(file: Path) -> None:
     """Make the file before SQLite does, so that it is never readable by others."""
     with suppress(FileExistsError):
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        sync_folder(file.parent)
 
 
 def _prepare(connection: Db, file: Path, migrations: Sequence[str], points: Points) -> None:
     connection.set_busy_timeout(5000)
     for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
-    is_new = not file.stat().st_size
-    if not is_new:
-        _check(connection, file, len(migrations))
+    connection.create_scalar_function("seal", _seal, deterministic=True)
+    _identify(connection, file, migrations)
+    if 0 < file.stat().st_size <= _CHECKED_BYTES and connection.pragma("quick_check") != "ok":
+        raise corrupt(file)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
-    _migrate(connection, file, migrations, points)
+    _migrate(connection, migrations, points)
+    _identify(connection, file, migrations)
 
 
-def _check(connection: Db, file: Path, version: int) -> None:
-    app, found = connection.pragma("application_id"), connection.pragma("user_version")
-    if app != APPLICATION_ID and (app or found):
+def _seal(*values: object) -> int:
+    return zlib.crc32(_encode(values))
+
+
+def _identify(connection: Db, file: Path, migrations: Sequence[str]) -> None:
+    """Raise unless this is a store that this code can read, or nothing yet."""
+    app, version = connection.pragma("application_id"), connection.pragma("user_version")
+    tables = _tables(connection)
+    is_ours = app == APPLICATION_ID
+    if not (app or version or tables):
+        return
+    if is_ours and 0 < version <= len(migrations) and tables >= _expected(migrations[:version]):
+        return
+    # A number in the header may be damaged as well as anything else, and then the tables are still ours.
+    if tables >= _expected(migrations) or (is_ours and version <= len(migrations)):
+        raise corrupt(file)
+    if not is_ours:
         raise StoreError(f"{file}: this is another program's database, not a store")
-    if found > version:
-        raise StoreError(
-            f"{file}: this store was written by a newer asyncllm (its version {found}, here {version}); upgrade"
-        )
-    if file.stat().st_size <= _CHECKED_BYTES and connection.pragma("quick_check") != "ok":
-        raise _corrupt(file)
-
-
-def _corrupt(file: Path) -> CorruptStoreError:
-    return CorruptStoreError(
-        f"{file}: the store is damaged, and nothing was changed. Keep a copy; what can be read of it comes out with "
-        f"`sqlite3 {FILE} .recover`, or begin again with another --store"
+    raise StoreError(
+        f"{file}: this store was written by a newer asyncllm (its version {version}, here {len(migrations)}); upgrade"
     )
 
 
-def _migrate(connection: Db, file: Path, migrations: Sequence[str], points: Points) -> None:
+def _tables(connection: Db) -> set[str]:
+    """The statements that make what is there."""
+    return {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")}
+
+
+def _expected(migrations: Sequence[str]) -> set[str]:
+    import apsw
+
+    fresh = cast("Db", apsw.Connection(":memory:"))
+    try:
+        fresh.execute(";".join(migrations))
+        return _tables(fresh)
+    finally:
+        fresh.close()
+
+
+def _migrate(connection: Db, migrations: Sequence[str], points: Points) -> None:
     """Take the steps that are missing, each as one transaction."""
     while True:
         points.reach("store.migrate.before")
@@ -157,5 +190,4 @@ def _migrate(connection: Db, file: Path, migrations: Sequence[str], points: Poin
             raise
         points.reach("store.migrate.after")
         if version >= len(migrations):
-            _check(connection, file, len(migrations))
             return

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 from asyncllm.errors import StoreError
 
-__all__ = ["free_bytes", "make_folder"]
+__all__ = ["free_bytes", "make_folder", "sync_folder"]
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _REMOTE = ("nfs", "cifs", "smb", "9p", "fuse", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "ocfs2", "gfs2")
@@ -22,7 +23,7 @@ def make_folder(path: Path, *, create: bool) -> Path:
     path = path.absolute()
     try:
         if create:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(path)
         if not path.is_dir():
             raise StoreError(f"{path}: there is no workspace here")
     except OSError as error:
@@ -37,9 +38,34 @@ def make_folder(path: Path, *, create: bool) -> Path:
 
 
 def free_bytes(path: Path) -> int:
-    """How much an ordinary user can still write there."""
-    told = os.statvfs(path)
+    """How much an ordinary user can still write there. Raises `StoreError`."""
+    try:
+        told = os.statvfs(path)
+    except OSError as error:
+        raise StoreError(f"{path}: the folder of the workspace is not there any more: {error.strerror}") from error
     return told.f_bavail * told.f_frsize
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder outlive a loss of power, as far as its file system can."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # the answer of file systems that have nothing to sync there
+            raise
+    finally:
+        os.close(folder)
+
+
+def _make(path: Path) -> None:
+    """Make the folder and those above it that are missing, for good."""
+    if path.is_dir():
+        return
+    missing = [path, *(above for above in path.parents if not above.exists())]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for made in reversed(missing):
+        sync_folder(made.parent)
 
 
 def _file_system(path: Path) -> str:

@@ -15,7 +15,7 @@ MIGRATIONS: Final = (
     """
     CREATE TABLE batch (
         id INTEGER PRIMARY KEY,
-        name TEXT NOT NULL UNIQUE,          -- what it is known by: where its output goes
+        name TEXT NOT NULL,                 -- what it is known by: where its output goes
         status TEXT NOT NULL,
         definition BLOB NOT NULL,           -- JSON of what makes it this batch and no other
         settings BLOB NOT NULL,             -- JSON of what may change from run to run
@@ -29,7 +29,8 @@ MIGRATIONS: Final = (
         ran_s REAL NOT NULL DEFAULT 0,
         exported INTEGER NOT NULL DEFAULT 0, -- whether what stands at its output is its own
         created_at REAL NOT NULL,           -- seconds since 1970, for people
-        ended_at REAL
+        ended_at REAL,
+        seal INTEGER NOT NULL DEFAULT 0     -- of all that stands before it
     ) STRICT;
     CREATE TABLE row (
         id INTEGER PRIMARY KEY,             -- batch * 2**40 + position
@@ -37,7 +38,8 @@ MIGRATIONS: Final = (
         name TEXT,                          -- custom_id
         status INTEGER NOT NULL,
         attempts INTEGER NOT NULL DEFAULT 0,
-        crashes INTEGER NOT NULL DEFAULT 0  -- how often the process ended during a call of this row
+        crashes INTEGER NOT NULL DEFAULT 0, -- how often the process ended during a call of this row
+        seal INTEGER NOT NULL               -- of all that stands before it
     ) STRICT;
     CREATE UNIQUE INDEX row_name ON row (id >> 40, name) WHERE name IS NOT NULL;
     CREATE TABLE outcome (

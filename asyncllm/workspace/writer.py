@@ -7,15 +7,18 @@ disk. A disk that is full holds everything back, and is tried again until there 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from msgspec import Struct
 
-from asyncllm.errors import AsyncLLMError, CorruptStoreError, StoreError
+from asyncllm.errors import AsyncLLMError, StoreError
 from asyncllm.workspace.database import Db
+from asyncllm.workspace.mishaps import is_full, store_error
 from asyncllm.workspace.points import Points
 
 __all__ = ["Writer"]
@@ -37,9 +40,11 @@ class _Task(Struct, eq=False):
 class Writer:
     """Runs functions of a connection on a thread of its own, in the order they come."""
 
-    def __init__(self, open_: Callable[[], Db], points: Points) -> None:
+    def __init__(self, open_: Callable[[], Db], file: Path, points: Points) -> None:
         self._open = open_
+        self._file = file
         self._points = points
+        self._process = os.getpid()
         self._tasks: list[_Task] = []
         self._wake = threading.Condition()
         self._closing = False
@@ -60,20 +65,26 @@ class Writer:
         return await self._put(do, writes=False)
 
     async def open(self) -> None:
-        """Start the thread and open the connection there. Raises as that does."""
+        """Start the thread and open the connection there. Raises as that does, and then there is no thread."""
         self._thread = threading.Thread(target=self._run, name="asyncllm-store", daemon=True)
         self._thread.start()
-        await self.read(lambda _: None)
+        try:
+            await self.read(lambda _: None)
+        except BaseException:
+            await self.aclose()
+            raise
 
     async def aclose(self) -> None:
         """Finish what was asked for, and end the thread. What a full disk holds back is given up. Idempotent."""
         with self._wake:
             self._closing = True
             self._wake.notify()
-        if self._thread is not None:
+        if self._thread is not None and os.getpid() == self._process:
             await asyncio.to_thread(self._thread.join)
 
     async def _put(self, do: Callable[[Db], T], *, writes: bool) -> T:
+        if os.getpid() != self._process:
+            raise StoreError("this store was opened before the process was forked; open one here")
         loop = asyncio.get_running_loop()
         task = _Task(do, loop.create_future(), loop, writes)
         with self._wake:
@@ -94,7 +105,7 @@ class Writer:
                     connection = self._open()
                 _settle(group, self._work(connection, group))
             except Exception as error:  # it is raised where the work was asked for
-                _settle(group, [_told(error)] * len(group))
+                _settle(group, [store_error(error, self._file)] * len(group))
         if connection is not None:
             connection.close()
 
@@ -114,17 +125,15 @@ class Writer:
             return group
 
     def _work(self, connection: Db, group: list[_Task]) -> list[Any]:
-        import apsw
-
         if not group[0].writes:
             return [group[0].do(connection)]
         wait_s = _FULL_S[0]
         while True:
             try:
                 results = self._commit(connection, group)
-            except (apsw.FullError, apsw.BusyError) as error:
-                self.is_full = isinstance(error, apsw.FullError)
-                if self._closing:
+            except Exception as error:
+                self.is_full = is_full(error)
+                if self._closing or not (self.is_full or _is_busy(error)):
                     raise
             else:
                 self.is_full = False
@@ -133,7 +142,8 @@ class Writer:
                 # SQLite has rolled back by itself where the disk was full, and then there is nothing to roll back.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-            time.sleep(wait_s)
+            with self._wake:
+                self._wake.wait_for(lambda: self._closing, wait_s)
             wait_s = min(2 * wait_s, _FULL_S[1])
 
     def _commit(self, connection: Db, group: list[_Task]) -> list[Any]:
@@ -153,20 +163,11 @@ class Writer:
         return results
 
 
-def _told(error: Exception) -> Exception:
-    """What `error` of SQLite means to whoever asked for the work."""
+def _is_busy(error: Exception) -> bool:
+    """Whether another process writes, for longer than is worth waiting within SQLite."""
     import apsw
 
-    if isinstance(error, apsw.CorruptError):
-        told: Exception = CorruptStoreError("the store is damaged")
-    elif isinstance(error, apsw.FullError):
-        told = StoreError("the disk is full, and the store was closed before there was room")
-    elif isinstance(error, apsw.Error):
-        told = StoreError(f"the store cannot be used: {error}")
-    else:
-        return error
-    told.__cause__ = error
-    return told
+    return isinstance(error, apsw.BusyError)
 
 
 def _settle(group: list[_Task], results: list[Any]) -> None:
@@ -174,7 +175,7 @@ def _settle(group: list[_Task], results: list[Any]) -> None:
     loops = {id(task.loop): task.loop for task in group}
     for loop in loops.values():
         pairs = [(task.future, result) for task, result in zip(group, results, strict=True) if task.loop is loop]
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits there any more
             loop.call_soon_threadsafe(_resolve, pairs)
 
 
