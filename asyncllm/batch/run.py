@@ -228,14 +228,18 @@ async def run_plan(
                 check=_checking(caller, plan.model),
                 tell=tell,
             )
-            status = await runner.run(fingerprint)
+            written: Written | None = None
+            async with runner.alive():
+                status = await runner.run(fingerprint)
+                if status != "stopped":
+                    await batches.tell(lease, status)
+                    record = await batches.record(record.id)
+                    written = await export(
+                        batches, record, parts.source, parts.target, overwrite=overwrite, lease=lease
+                    )
         finally:
             await _leave(batches, lease, status)
-        record = await batches.record(record.id)
-        written: Written | None = None
-        if status != "stopped":
-            written = await export(batches, record, parts.source, parts.target, overwrite=overwrite)
-        return await _report(batches, record, status, written)
+        return await _report(batches, await batches.record(record.id), status, written)
 
 
 async def export_plan(

@@ -69,6 +69,7 @@ class RowStore:
             ).fetchone():
                 db.execute("DELETE FROM row WHERE id BETWEEN ? AND ?", all_of_it)
                 db.execute("UPDATE batch SET total = NULL WHERE id = ?", (lease.batch,))
+                self.points.reach("index.forget")
 
         await self._writer.write(do)
 
@@ -118,15 +119,16 @@ class RowStore:
 
         await self._writer.write(do)
 
-    async def release(self, lease: Lease, index: int) -> None:
-        """The call was not to be: the row is pending, as if it had not begun. Raises `BatchLostError`."""
+    async def release(self, lease: Lease, index: int, *, counts: bool) -> None:
+        """The row is pending again: its call was not to be, or `counts` as an attempt. Raises `BatchLostError`."""
 
         def do(db: Db) -> None:
             self._check(db, lease)
             db.execute(
-                "UPDATE row SET status = 0, attempts = attempts - 1 WHERE id = ? AND status = 1",
-                (lease.batch << _SHIFT | index,),
+                "UPDATE row SET status = 0, attempts = attempts - ? WHERE id = ? AND status = 1",
+                (not counts, lease.batch << _SHIFT | index),
             )
+            self.points.reach("row.release")
 
         await self._writer.write(do)
 

@@ -10,11 +10,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from msgspec import Struct
 
 from asyncllm.errors import AsyncLLMError, CorruptStoreError, StoreError
+from asyncllm.finishing import finish
 from asyncllm.workspace.database import Db
 from asyncllm.workspace.points import Points
 
@@ -25,6 +27,8 @@ T = TypeVar("T")
 _GROUP = 256
 _FULL_S = (0.05, 2.0)
 """Seconds between two tries at a full disk: at first, and at the most."""
+
+_AS_LONG_AS_IT_TAKES = float("inf")  # a thread cannot be stopped, and what it does now ends
 
 
 class _Task(Struct, eq=False):
@@ -63,7 +67,11 @@ class Writer:
         """Start the thread and open the connection there. Raises as that does."""
         self._thread = threading.Thread(target=self._run, name="asyncllm-store", daemon=True)
         self._thread.start()
-        await self.read(lambda _: None)
+        try:
+            await self.read(lambda _: None)
+        except BaseException:
+            await self.aclose()
+            raise
 
     async def aclose(self) -> None:
         """Finish what was asked for, and end the thread. What a full disk holds back is given up. Idempotent."""
@@ -71,7 +79,7 @@ class Writer:
             self._closing = True
             self._wake.notify()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            await finish(asyncio.create_task(asyncio.to_thread(self._thread.join)), _AS_LONG_AS_IT_TAKES)
 
     async def _put(self, do: Callable[[Db], T], *, writes: bool) -> T:
         loop = asyncio.get_running_loop()
@@ -174,7 +182,7 @@ def _settle(group: list[_Task], results: list[Any]) -> None:
     loops = {id(task.loop): task.loop for task in group}
     for loop in loops.values():
         pairs = [(task.future, result) for task, result in zip(group, results, strict=True) if task.loop is loop]
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # it is closed, and nobody waits there
             loop.call_soon_threadsafe(_resolve, pairs)
 
 
