@@ -26,7 +26,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,6 +60,8 @@ class Case(Struct, frozen=True):
     seed: int
     retries: bool = False
     """Whether it is run to its end first, by a backend that fails, and its failed rows are asked again after that."""
+    pace_s: float = 0.001
+    """A call takes no longer than this."""
 
     @property
     def calls(self) -> Path:
@@ -93,6 +95,7 @@ class Answers:
         self._run = run
         self._refuse = refuse
         self._random = random.Random(f"{case.seed}:{run}")
+        self._pace_s = case.pace_s
         self._seen: set[str] = set()
 
     @asynccontextmanager
@@ -100,7 +103,7 @@ class Answers:
         """Answer."""
         prompt = request.messages[-1].text
         os.write(self._log, f"{self._run}\t{prompt}\t{request.idempotency_key}\n".encode())
-        await asyncio.sleep(self._random.choice((0, 0, 0.0005, 0.001)))
+        await asyncio.sleep(self._pace_s * self._random.choice((0, 0, 0.5, 1)))
         if self._refuse or prompt.startswith("no"):
             raise BadRequestError("refused", status=400)
         if prompt.startswith("busy") and prompt not in self._seen:
@@ -124,10 +127,10 @@ def answer(prompt: str) -> str:
     return hashlib.sha256(prompt.encode()).hexdigest()[:12]
 
 
-def make_case(folder: Path, seed: int, *, format_: str | None = None) -> Case:
+def make_case(folder: Path, seed: int, *, format_: str | None = None, rows_: tuple[int, int] = (5, 10)) -> Case:
     """A batch drawn by `seed`."""
     drawn = random.Random(seed)
-    kinds = drawn.choices(("say", "busy", "no"), (8, 1, 1), k=drawn.randint(5, 10))
+    kinds = drawn.choices(("say", "busy", "no"), (8, 1, 1), k=drawn.randint(*rows_))
     rows = tuple(f"{kind} {index}" for index, kind in enumerate(kinds))
     case = Case(folder, format_ or drawn.choice(FORMATS), rows, drawn.randint(1, 4), seed, drawn.random() < 0.1)
     folder.mkdir()
@@ -268,17 +271,17 @@ def run_case(case: Case, faults: Iterable[Fault]) -> tuple[int, list[str]]:
 # -- what is there in the end
 
 
-def check(case: Case) -> list[str]:
-    """What is wrong with a batch that has come to its end."""
-    return [*_check_calls(case), *_check_output(case), *_check_store(case), *_check_folder(case)]
+def check(case: Case, order: Mapping[int, int] | None = None) -> list[str]:
+    """What is wrong with a batch that has come to its end. `order` says of runs by number which came when."""
+    return [*_check_calls(case, order), *_check_output(case), *_check_store(case), *_check_folder(case)]
 
 
-def _check_calls(case: Case) -> Iterable[str]:
+def _check_calls(case: Case, order: Mapping[int, int] | None) -> Iterable[str]:
     runs: dict[str, list[int]] = {row: [] for row in case.rows}
     keys: dict[str, set[str]] = {row: set() for row in case.rows}
     for line in case.calls.read_text().splitlines():
         run, row, key = line.split("\t")
-        runs[row].append(int(run))
+        runs[row].append(int(run) if order is None else order[int(run)])
         keys[row].add(key)
     if not all(runs.values()):
         yield "a row was never asked"

@@ -14,7 +14,7 @@ from asyncllm.batch.formats.protocol import Format
 from asyncllm.batch.inputs import Input
 from asyncllm.batch.places.protocol import Place, Write
 from asyncllm.batch.rows import Outcome
-from asyncllm.errors import InputError, RowAbandonedError
+from asyncllm.errors import InputError, OutputExistsError, RowAbandonedError
 from asyncllm.workspace.batches import BatchStore
 from asyncllm.workspace.records import BatchRecord, Kept, Lease, RowStatus
 
