@@ -84,7 +84,7 @@ def _schedule(case: Case, ends: Counter[str]) -> list[str]:
     status = ended(forked(lambda: asyncio.run(_prepare(case))))
     assert not status, f"the store cannot be made: {status}"
     drawn = random.Random(case.seed)
-    going: set[int] = set()
+    going: dict[int, int] = {}  # by process, the number of the run
     stopped: set[int] = set()
     found: list[int] = []
     number = 0
@@ -93,11 +93,11 @@ def _schedule(case: Case, ends: Counter[str]) -> list[str]:
         action = drawn.choice(("start", "start", "start", "kill", "stop", "stop", "wake"))
         if action == "start" and len(going) < 8:
             number += 1
-            going.add(forked(_rival(case, number)))
+            going[forked(_rival(case, number))] = number
         elif action == "kill" and going:
-            os.kill(drawn.choice(sorted(going)), signal.SIGKILL)
+            os.kill(_victim(case, going, drawn), signal.SIGKILL)
         elif action == "stop" and going:
-            pid = drawn.choice(sorted(going))
+            pid = _victim(case, going, drawn)
             os.kill(pid, signal.SIGSTOP)
             stopped.add(pid)
         elif action == "wake" and stopped:
@@ -117,10 +117,16 @@ def _schedule(case: Case, ends: Counter[str]) -> list[str]:
     return [*wrong, *check(case, dict(_read(case, "taken"))), *_check_fences(case)]
 
 
-def _reap(going: set[int], stopped: set[int], found: list[int]) -> None:
+def _victim(case: Case, going: dict[int, int], drawn: random.Random) -> int:
+    """For the most part the one that has the lease."""
+    leading = dict(_read(case, "taken")[-1:])
+    return drawn.choice([pid for pid in going if going[pid] in leading and drawn.random() < 0.8] or sorted(going))
+
+
+def _reap(going: dict[int, int], stopped: set[int], found: list[int]) -> None:
     for pid in sorted(going):
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            going.discard(pid)
+            del going[pid]
             stopped.discard(pid)
             found.append(ended(pid))
 
@@ -172,7 +178,8 @@ def _write(case: Case, log: str, first: int, second: int) -> None:
 
 
 def _read(case: Case, log: str) -> list[tuple[int, int]]:
-    lines = (case.folder / f"{log}.log").read_text().splitlines()
+    file = case.folder / f"{log}.log"
+    lines = file.read_text().splitlines() if file.exists() else []
     return [(int(first), int(second)) for first, second in (line.split("\t") for line in lines)]
 
 

@@ -209,8 +209,8 @@ async def run_plan(
     fingerprint = await parts.source.fingerprint()
     async with BatchStore(store) as batches:
         name = parts.target.output.name
-        if not overwrite and not await batches.has(name):
-            await _must_be_free(parts.target)
+        if not overwrite:
+            await _must_be_free(parts.target, batches)
         record = await batches.define(name, parts.definition, msgspec.to_builtins(plan))
         lease = await batches.take(record.id)
         status: BatchStatus = "stopped"
@@ -267,9 +267,12 @@ async def _leave(batches: BatchStore, lease: Lease, status: BatchStatus) -> None
         lease.lock.release()
 
 
-async def _must_be_free(target: Target) -> None:
+async def _must_be_free(target: Target, batches: BatchStore) -> None:
     for place in (target.output, target.errors):
-        if place is not None and await place.fingerprint() is not None:
+        if place is None or await place.fingerprint() is None:
+            continue
+        # Asked for after it was seen there, as another runner may be faster with the whole of it.
+        if not await batches.has(target.output.name):
             raise OutputExistsError(
                 f"{place.name}: something is there that this batch has not written; give another output, or say that "
                 "it may be written over",
