@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import apsw
 import pytest
-from crash_vfs import Disk, Op, Recorder
-from small_batches import SmallBatch, memory_folder, storing
 
 from asyncllm.batch.codec import decode_outcome
 from asyncllm.errors import AuthenticationError, CorruptStoreError
@@ -18,6 +16,8 @@ from asyncllm.types import Response
 from asyncllm.workspace.batches import BatchStore
 from asyncllm.workspace.database import Db
 from asyncllm.workspace.records import Lease, RowStatus
+from crash_vfs import Disk, Op, Recorder
+from small_batches import SmallBatch, memory_folder, storing
 
 ROWS = 40
 IMAGES = 500
@@ -107,7 +107,7 @@ async def check(image: dict[str, bytes], acked: set[int], batch: SmallBatch) -> 
 
 def text_of(body: bytes | None) -> str | None:
     assert body is not None
-    told = decode_outcome(body)
+    told = decode_outcome(body, index=0).answer
     return told.text if isinstance(told, Response) else None
 
 

@@ -57,8 +57,9 @@ def encode_error(error: AsyncLLMError) -> bytes:
     return _encoder.encode(("error", type(error).__name__, [error.message, facts]))
 
 
-def decode_outcome(body: bytes, **place: Any) -> Outcome:
-    """The outcome that was encoded, of the row at `place`. Raises `CorruptStoreError`."""
+def decode_outcome(body: bytes, *, index: int, name: str | None = None, attempts: int = 1) -> Outcome:
+    """The outcome that was encoded, of the row at `index`. Raises `CorruptStoreError`."""
+    place: Any = {"index": index, "id": name, "attempts": attempts}
     try:
         kind, word, told = _anything.decode(body)
         if kind == "error":

@@ -14,9 +14,9 @@ from asyncllm.batch.formats.protocol import Format
 from asyncllm.batch.inputs import Input
 from asyncllm.batch.places.protocol import Place, Write
 from asyncllm.batch.rows import Outcome
-from asyncllm.errors import InputError, RowAbandonedError
+from asyncllm.errors import InputError, OutputExistsError, RowAbandonedError
 from asyncllm.workspace.batches import BatchStore
-from asyncllm.workspace.records import BatchRecord, Kept, RowStatus
+from asyncllm.workspace.records import BatchRecord, Kept, Lease, RowStatus
 
 __all__ = ["Target", "Written", "export", "outcomes", "tally"]
 
@@ -61,7 +61,7 @@ def _outcome(kept: Kept, status: str) -> Outcome:
     if kept.body is None:
         code, why = _WHY.get(status, _PENDING)
         return Outcome(index=kept.index, id=kept.name, error=RowAbandonedError(why, code=code), attempts=kept.attempts)
-    return decode_outcome(kept.body, index=kept.index, id=kept.name, attempts=kept.attempts)
+    return decode_outcome(kept.body, index=kept.index, name=kept.name, attempts=kept.attempts)
 
 
 async def tally(store: BatchStore, record: BatchRecord) -> Tally:
@@ -77,11 +77,31 @@ def _count(counted: Tally, outcome: Outcome) -> None:
         counted.add(outcome.answer, outcome.error, 0)
 
 
-async def export(store: BatchStore, record: BatchRecord, source: Input, target: Target, *, overwrite: bool) -> Written:
+async def export(
+    store: BatchStore,
+    record: BatchRecord,
+    source: Input,
+    target: Target,
+    *,
+    overwrite: bool,
+    lease: Lease | None = None,
+) -> Written:
     """Write all outcomes, with the columns of the input where the format repeats them.
 
-    Raises `OutputExistsError`, `WriteError`, `CorruptStoreError`, `InputError` if the input has changed, `APIError`.
+    Raises `OutputExistsError`, `WriteError`, `CorruptStoreError`, `InputError` if the input has changed, `APIError`,
+    and, with a `lease`, `BatchLostError`: who has stood still writes nothing over what another runner has written.
     """
+    try:
+        return await _export(store, record, source, target, overwrite=overwrite, lease=lease)
+    except OutputExistsError:
+        # It came to stand there at the last moment, when the output was marked as the batch's own.
+        await store.mark_exported(record.id, lease, is_exported=record.is_exported)
+        raise
+
+
+async def _export(
+    store: BatchStore, record: BatchRecord, source: Input, target: Target, *, overwrite: bool, lease: Lease | None
+) -> Written:
     overwrite = overwrite or record.is_exported
     errors = target.errors
     # A file of errors that has nothing to hold is not made, but one of an earlier export is not left as it was.
@@ -109,7 +129,7 @@ async def export(store: BatchStore, record: BatchRecord, source: Input, target: 
         await good.flush()
         await bad.flush()
         store.points.reach("export.written")
-        await store.mark_exported(record.id)
+        await store.mark_exported(record.id, lease)
     store.points.reach("export.published")
     return Written(target.output.name, None if errors is None else errors.name, counted)
 

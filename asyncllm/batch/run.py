@@ -214,8 +214,8 @@ async def run_plan(
     fingerprint = await parts.source.fingerprint()
     async with BatchStore(store) as batches:
         name = parts.target.output.name
-        if not overwrite and not await batches.has(name):
-            await _must_be_free(parts.target)
+        if not overwrite:
+            await _must_be_free(parts.target, batches)
         record = await batches.define(name, parts.definition, msgspec.to_builtins(plan))
         lease = await batches.take(record.id)
         status: BatchStatus = "stopped"
@@ -233,14 +233,18 @@ async def run_plan(
                 check=_checking(caller, plan),
                 tell=tell,
             )
-            status = await runner.run(fingerprint)
+            written: Written | None = None
+            async with runner.alive():
+                status = await runner.run(fingerprint)
+                if status != "stopped":
+                    await batches.tell(lease, status)
+                    record = await batches.record(record.id)
+                    written = await export(
+                        batches, record, parts.source, parts.target, overwrite=overwrite, lease=lease
+                    )
         finally:
             await _leave(batches, lease, status)
-        record = await batches.record(record.id)
-        written: Written | None = None
-        if status != "stopped":
-            written = await export(batches, record, parts.source, parts.target, overwrite=overwrite)
-        return await _report(batches, record, status, written)
+        return await _report(batches, await batches.record(record.id), status, written)
 
 
 async def export_plan(
@@ -268,9 +272,12 @@ async def _leave(batches: BatchStore, lease: Lease, status: BatchStatus) -> None
         lease.lock.release()
 
 
-async def _must_be_free(target: Target) -> None:
+async def _must_be_free(target: Target, batches: BatchStore) -> None:
     for place in (target.output, target.errors):
-        if place is not None and place.name != "-" and await place.fingerprint() is not None:
+        if place is None or place.name == "-" or await place.fingerprint() is None:
+            continue
+        # Asked for after it was seen there, as another runner may be faster with the whole of it.
+        if not await batches.has(target.output.name):
             raise OutputExistsError(
                 f"{place.name}: something is there that this batch has not written; give another output, or say that "
                 "it may be written over",

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -56,6 +56,7 @@ _BEAT_S = 1.0
 _SHOWN = 10
 _MIN_FAILURES = 20
 _NO_KEY = b"\0" * 16
+_PUT_BACK = "put it back as it was"
 
 
 class RunSettings(Struct, frozen=True, kw_only=True):
@@ -99,21 +100,33 @@ class Runner:
         self._busy = 0
         self._quiet: asyncio.Future[None] | None = None
         self._ended: BatchStatus | None = None
-        self._error: AsyncLLMError | None = None
+        self._error: Exception | None = None
+        self._stopping = asyncio.Event()
         self._deadline: asyncio.TimerHandle | None = None
-        self._began = 0.0
+        self._total = record.total
+        self._beaten = 0.0
+        self._ran_s = record.ran_s
         self._looked = -_BEAT_S
 
+    @asynccontextmanager
+    async def alive(self) -> AsyncGenerator[None]:
+        """Show to others that this run lives, and see what they want of it, as long as the block lasts."""
+        self._beaten = asyncio.get_running_loop().time()
+        tasks = [asyncio.create_task(self._beside(work)) for work in (self._beat(), self._tick())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
     async def run(self, fingerprint: str | None) -> BatchStatus:
-        """Ask what is left of the input, which `fingerprint` tells from others, and say how it ended.
+        """Ask what is left of the input, which `fingerprint` tells from others, and say how it ended. Needs `alive`.
 
         Raises `InputError`, `StoreError`, and what no row can be asked with, such as `AuthenticationError`: then what
         was under way has come to its end, and the rest is as it was. Cancelled, it gives what is under way `drain_s`
         seconds and is cancelled then.
         """
-        loop = asyncio.get_running_loop()
-        self._began = loop.time()
-        beside = (asyncio.create_task(self._beat()), asyncio.create_task(self._tick()))
         try:
             if self._source.can_be_checked:
                 await self._index(fingerprint)
@@ -121,15 +134,13 @@ class Runner:
         finally:
             if self._deadline is not None:
                 self._deadline.cancel()
-            for task in beside:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
         if self._error is not None:
             raise self._error
-        if self._ended is not None:
+        await self._count_time()
+        counted = self._course.progress()
+        if self._ended is not None and counted.done + counted.failed != self._total:
             return self._ended
-        return "completed_with_errors" if self._course.progress().failed else "completed"
+        return "completed_with_errors" if counted.failed else "completed"
 
     # -- before the first call
 
@@ -161,7 +172,11 @@ class Runner:
             raise InputError(f"{told}{more}\nNothing was asked: mend them, or let such rows fail alone")
         if not total:
             raise InputError(f"{self._source.name}: there is no row in it")
+        await self._close_index(total, fingerprint)
+
+    async def _close_index(self, total: int, fingerprint: str | None) -> None:
         await self._store.close_index(self._lease, total, fingerprint)
+        self._total = total
         self._course.tell(total=total)
 
     def _checked(self, row: Row) -> Row:
@@ -182,15 +197,17 @@ class Runner:
             fan_out = self._fan_out = FanOut(
                 self._pending(rows), self._do, concurrency=concurrency, window=2 * concurrency, ordered=False
             )
-            drain_s = 0.0
+            if self._is_stopping:
+                fan_out.stop()
             try:
                 async for _ in fan_out:
                     self._course.tell(in_flight=self._busy)
             except asyncio.CancelledError:
-                drain_s = self._settings.drain_s
+                self._stopping.set()
+                await fan_out.aclose(self._settings.drain_s)
                 raise
             finally:
-                await fan_out.aclose(drain_s)
+                await fan_out.aclose()
 
     async def _pending(self, rows: AsyncIterator[Row]) -> AsyncIterator[tuple[Row, RowState]]:
         """The rows that are to be asked, in order."""
@@ -200,13 +217,14 @@ class Runner:
             row = self._checked(unchecked)
             if row.index >= start + len(known):
                 start = row.index
-                known = await self._store.rows(self._lease.batch, start, self._source.chunk) or await self._new(row)
+                known = await self._store.rows(self._lease.batch, start, self._source.chunk)
+                if not known and self._source.can_be_checked:
+                    raise InputError(f"{row.place}: the input has grown since it was checked; {_PUT_BACK}")
+                known = known or await self._new(row)
             state = known[row.index - start]
             count += 1
             if state.key != _key(row):
-                raise InputError(
-                    f"{row.place}: this row is not the one that the batch began with; put the input back as it was"
-                )
+                raise InputError(f"{row.place}: this row is not the one that the batch began with; {_PUT_BACK}")
             if state.status.is_final:
                 continue
             error = row.error if row.request is None else _abandoned(row, state)
@@ -219,13 +237,16 @@ class Runner:
             is_alone = state.crashes >= _ALONE
             if is_alone:
                 await self._idle()
+            if self._is_stopping:
+                return
             self._busy += 1
             yield row, state
             if is_alone:
                 await self._idle()
         if not self._source.can_be_checked:
-            await self._store.close_index(self._lease, count, None)
-            self._course.tell(total=count)
+            await self._close_index(count, None)
+        elif count != self._total:
+            raise InputError(f"{self._source.name}: the input has fewer rows than when it was checked; {_PUT_BACK}")
 
     async def _new(self, row: Row) -> list[RowState]:
         new = _new(row)
@@ -252,16 +273,16 @@ class Runner:
             try:
                 answer = await self._ask(asked, self._idempotency_key(state))
             except _HOPELESS as error:
-                await self._store.release(self._lease, state.index)
+                await self._store.release(self._lease, state.index, counts=False)
                 self._stop(error)
                 return
             except AsyncLLMError as error:
-                if not error.retryable or attempts >= self._settings.max_attempts or self._is_stopping:
+                if not error.retryable or attempts >= self._settings.max_attempts:
                     await self._end(state, error, RowStatus.FAILED)
                     return
-                await asyncio.sleep(_pause_s(error, attempts))
+                await self._pause(_pause_s(error, attempts))
                 if self._is_stopping:
-                    await self._store.release(self._lease, state.index)
+                    await self._store.release(self._lease, state.index, counts=True)
                     return
             else:
                 points.reach("row.answered")
@@ -286,6 +307,12 @@ class Runner:
         born = self._record.created_at
         return f"{state.key.hex()}-{born.hex()[4:17]}-{state.index}"
 
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless the run is to stop."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
     async def _idle(self) -> None:
         while self._busy:
             self._quiet = asyncio.get_running_loop().create_future()
@@ -297,7 +324,7 @@ class Runner:
         if self._settings.reserve_bytes and now() - self._looked >= _BEAT_S / 2:
             while not self._is_stopping and free_bytes(self._store.folder) < self._settings.reserve_bytes:
                 self._course.tell(stage="paused")
-                await asyncio.sleep(_BEAT_S / 2)
+                await self._pause(_BEAT_S / 2)
             self._course.tell(stage="running")
             self._looked = now()
 
@@ -305,12 +332,13 @@ class Runner:
 
     @property
     def _is_stopping(self) -> bool:
-        return self._ended is not None or self._error is not None
+        return self._stopping.is_set()
 
     def _stop(self, why: BatchStatus | AsyncLLMError) -> None:
         """Ask no more rows; those under way come to their end."""
         if self._is_stopping:
             return
+        self._stopping.set()
         if isinstance(why, AsyncLLMError):
             self._error = why
         else:
@@ -322,31 +350,47 @@ class Runner:
                 self._deadline = loop.call_later(self._settings.drain_s, self._fan_out.abandon)
 
     async def _beat(self) -> None:
-        """Show that this run lives, and see whether it is to stop. Waits where the store does."""
-        now = asyncio.get_running_loop().time
-        last = now()
+        """Beat, as `alive` says. Waits where the store does."""
         while True:
             await asyncio.sleep(_BEAT_S)
-            since, last = last, now()
-            try:
-                if await self._store.beat(self._lease, last - since):
-                    self._stop("cancelled")
-            except AsyncLLMError as error:
-                self._error = self._error or error
-                if self._fan_out is not None:
-                    self._fan_out.abandon()
-                return
+            if await self._count_time():
+                self._stop("cancelled")
 
     async def _tick(self) -> None:
         """Look at the clock, and tell how far it has come even where nothing moves."""
         now = asyncio.get_running_loop().time
         while True:
-            await asyncio.sleep(_BEAT_S)
-            self._course.pace(now())
-            limit = self._settings.max_runtime_s
-            if limit is not None and self._record.ran_s + now() - self._began >= limit:
+            left_s = self._left_s(now())
+            if left_s <= 0:
                 self._stop("expired")
+            await asyncio.sleep(min(_BEAT_S, left_s) if left_s > 0 else _BEAT_S)
+            self._course.pace(now())
             self._course.tell(in_flight=self._busy)
+
+    async def _beside(self, work: Awaitable[None]) -> None:
+        """What goes wrong beside the rows, in the store or with whoever is told, ends the run."""
+        try:
+            await work
+        except Exception as error:  # raised by `run`
+            self._error = self._error or error
+            self._stopping.set()
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """End what is under way at once."""
+        if self._fan_out is not None:
+            self._fan_out.abandon()
+
+    def _left_s(self, now: float) -> float:
+        limit = self._settings.max_runtime_s
+        return float("inf") if limit is None else limit - self._ran_s - (now - self._beaten)
+
+    async def _count_time(self) -> bool:
+        """Keep how long it has worked. True if it is to stop for good."""
+        now = asyncio.get_running_loop().time()
+        spent_s, self._beaten = now - self._beaten, now
+        self._ran_s += spent_s
+        return await self._store.beat(self._lease, spent_s)
 
 
 def _new(row: Row) -> NewRow:

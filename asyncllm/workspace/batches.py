@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
 from asyncllm.errors import BatchLockedError, StoreError
+from asyncllm.finishing import finish
 from asyncllm.workspace.database import FILE, Db, connect
 from asyncllm.workspace.folder import make_folder
 from asyncllm.workspace.lease import LEASE_S, Lock, boot_id, has_ended, now_s, this_process
@@ -20,6 +23,8 @@ from asyncllm.workspace.rows import RowStore, change_rows, span
 from asyncllm.workspace.writer import Writer
 
 __all__ = ["BatchStore"]
+
+_GIVE_BACK_S = 10
 
 
 class BatchStore(RowStore):
@@ -107,9 +112,16 @@ class BatchStore(RowStore):
         """What there is on a batch."""
         return await self._writer.read(lambda db: self._record(db, batch))
 
-    async def mark_exported(self, batch: int) -> None:
-        """What stands at the output of the batch is its own from now on."""
-        await self._writer.write(lambda db: self._change(db, batch, "exported = 1"))
+    async def mark_exported(self, batch: int, lease: Lease | None, *, is_exported: bool = True) -> None:
+        """Say whether what stands at the output of the batch is its own. With a `lease`, raises `BatchLostError`."""
+
+        def do(db: Db) -> None:
+            if lease is not None:
+                self._check(db, lease)
+            self._change(db, batch, "exported = ?", is_exported)
+            self.points.reach("batch.exported")
+
+        await self._writer.write(do)
 
     async def batches(self) -> list[BatchRecord]:
         """All there are, oldest first."""
@@ -174,7 +186,12 @@ class BatchStore(RowStore):
 
     async def cancel(self, batch: int) -> None:
         """Ask whoever is at work on it to stop for good."""
-        await self._writer.write(lambda db: self._change(db, batch, "cancel = 1"))
+
+        def do(db: Db) -> None:
+            self._change(db, batch, "cancel = 1")
+            self.points.reach("batch.cancel")
+
+        await self._writer.write(do)
 
     # -- leases
 
@@ -215,14 +232,24 @@ class BatchStore(RowStore):
             self.points.reach("lease.taken")
             return Lease(batch, fence + 1, held[-1]), before
 
+        taking = asyncio.create_task(self._writer.write(do))
         try:
-            lease, before = await self._writer.write(do)
+            lease, before = await asyncio.shield(taking)
         except BaseException:
-            for lock in held:
-                lock.release()
+            await finish(asyncio.create_task(self._give_back(taking, held)), _GIVE_BACK_S)
             raise
         before.path.unlink(missing_ok=True)
         return lease
+
+    async def _give_back(self, taking: asyncio.Task[tuple[Lease, Lock]], held: list[Lock]) -> None:
+        """Whoever wanted the lease wants it no more, and it may have been granted meanwhile."""
+        try:
+            with suppress(Exception):  # it was not granted, and that is told already
+                lease, _ = await taking
+                await self.leave(lease, "stopped", ended=False)
+        finally:
+            for lock in held:
+                lock.release()
 
     async def beat(self, lease: Lease, ran_s: float) -> bool:
         """Show that the runner works, `ran_s` seconds after the last beat. True if it is to stop for good.
@@ -233,6 +260,7 @@ class BatchStore(RowStore):
         def do(db: Db) -> bool:
             self._check(db, lease)
             self._change(db, lease.batch, "beat = ?, ran_s = ran_s + ?", now_s(), ran_s)
+            self.points.reach("lease.beat")
             return bool(db.execute("SELECT cancel FROM batch WHERE id = ?", (lease.batch,)).fetchone()[0])
 
         return await self._writer.write(do)
@@ -259,5 +287,6 @@ class BatchStore(RowStore):
         def do(db: Db) -> None:
             self._check(db, lease)
             self._change(db, lease.batch, "status = ?", status)
+            self.points.reach("batch.tell")
 
         await self._writer.write(do)

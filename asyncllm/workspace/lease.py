@@ -51,9 +51,10 @@ def _started(pid: int) -> str:
     """When a process was started, in ticks since the start of the machine; an empty text if there is none."""
     try:
         # The second field is a name in parentheses, in which anything may stand.
-        return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
+        told = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
         return ""
+    return "" if told[0] in "ZX" else told[19]  # it has ended, and its parent has not looked yet
 
 
 def _numbers() -> str:
@@ -76,7 +77,9 @@ class Lock:
         file = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if not os.path.samestat(os.fstat(file), self.path.stat()):
+                raise FileNotFoundError  # it was given back meanwhile: what is locked is no file of anybody
+        except (BlockingIOError, FileNotFoundError):
             os.close(file)
             return False
         self._file = file
@@ -89,7 +92,7 @@ class Lock:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # two who look do not see each other
         except BlockingIOError:
             return True
         else:

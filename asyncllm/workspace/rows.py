@@ -98,6 +98,7 @@ class RowStore:
             ).fetchone():
                 self._change(db, lease.batch, "total = NULL")
                 db.execute("DELETE FROM row WHERE id BETWEEN ? AND ?", all_of_it)
+                self.points.reach("index.forget")
 
         await self._writer.write(do)
 
@@ -149,12 +150,13 @@ class RowStore:
 
         await self._writer.write(do)
 
-    async def release(self, lease: Lease, index: int) -> None:
-        """The call was not to be: the row is pending, as if it had not begun. Raises `BatchLostError`."""
+    async def release(self, lease: Lease, index: int, *, counts: bool) -> None:
+        """The row is pending again: its call was not to be, or `counts` as an attempt. Raises `BatchLostError`."""
 
         def do(db: Db) -> None:
             self._check(db, lease)
-            db.execute(_RELEASE, (lease.batch << _SHIFT | index,))
+            db.execute(_RELEASE, (not counts, lease.batch << _SHIFT | index))
+            self.points.reach("row.release")
 
         await self._writer.write(do)
 
@@ -249,7 +251,7 @@ def change_rows(status: str, attempts: str = "attempts", crashes: str = "crashes
 
 
 _BEGIN: Final = f"{change_rows('1', 'attempts + 1')} AND status < 2 AND id = ?"
-_RELEASE: Final = f"{change_rows('0', 'attempts - 1')} AND status = 1 AND id = ?"
+_RELEASE: Final = f"{change_rows('0', 'attempts - ?1')} AND status = 1 AND id = ?2"
 _FINISH: Final = f"{change_rows('?1')} AND status < 2 AND id = ?2"
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 from msgspec import Struct
 
 from asyncllm.errors import AsyncLLMError, StoreError
+from asyncllm.finishing import finish
 from asyncllm.workspace.database import Db
 from asyncllm.workspace.mishaps import is_full, store_error
 from asyncllm.workspace.points import Points
@@ -28,6 +29,8 @@ T = TypeVar("T")
 _GROUP = 256
 _FULL_S = (0.05, 2.0)
 """Seconds between two tries at a full disk: at first, and at the most."""
+
+_AS_LONG_AS_IT_TAKES = float("inf")  # a thread cannot be stopped, and what it does now ends
 
 
 class _Task(Struct, eq=False):
@@ -80,7 +83,7 @@ class Writer:
             self._closing = True
             self._wake.notify()
         if self._thread is not None and os.getpid() == self._process:
-            await asyncio.to_thread(self._thread.join)
+            await finish(asyncio.create_task(asyncio.to_thread(self._thread.join)), _AS_LONG_AS_IT_TAKES)
 
     async def _put(self, do: Callable[[Db], T], *, writes: bool) -> T:
         if os.getpid() != self._process:
