@@ -211,22 +211,7 @@ class Runner:
 
     async def _pending(self, rows: AsyncIterator[Row]) -> AsyncIterator[tuple[Row, RowState]]:
         """The rows that are to be asked, in order."""
-        known: list[RowState] = []
-        start = count = 0
-        async for unchecked in rows:
-            row = self._checked(unchecked)
-            if row.index >= start + len(known):
-                start = row.index
-                known = await self._store.rows(self._lease.batch, start, self._source.chunk)
-                if not known and self._source.can_be_checked:
-                    raise InputError(f"{row.place}: the input has grown since it was checked; {_PUT_BACK}")
-                known = known or await self._new(row)
-            state = known[row.index - start]
-            count += 1
-            if state.key != _key(row):
-                raise InputError(f"{row.place}: this row is not the one that the batch began with; {_PUT_BACK}")
-            if state.status.is_final:
-                continue
+        async for row, state in self._known(rows):
             error = row.error if row.request is None else _abandoned(row, state)
             if error is not None:
                 await self._end(state, error, RowStatus.FAILED if row.request is None else RowStatus.ABANDONED)
@@ -243,6 +228,28 @@ class Runner:
             yield row, state
             if is_alone:
                 await self._idle()
+
+    async def _known(self, rows: AsyncIterator[Row]) -> AsyncIterator[tuple[Row, RowState]]:
+        """The rows that have no outcome yet, with how they stand.
+
+        Raises `InputError` where the input is not the one that the batch began with.
+        """
+        known: list[RowState] = []
+        start = count = 0
+        async for unchecked in rows:
+            row = self._checked(unchecked)
+            if row.index >= start + len(known):
+                start = row.index
+                known = await self._store.rows(self._lease.batch, start, self._source.chunk)
+                if not known and self._source.can_be_checked:
+                    raise InputError(f"{row.place}: the input has grown since it was checked; {_PUT_BACK}")
+                known = known or await self._new(row)
+            state = known[row.index - start]
+            count += 1
+            if state.key != _key(row):
+                raise InputError(f"{row.place}: this row is not the one that the batch began with; {_PUT_BACK}")
+            if not state.status.is_final:
+                yield row, state
         if not self._source.can_be_checked:
             await self._close_index(count, None)
         elif count != self._total:

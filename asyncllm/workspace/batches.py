@@ -17,9 +17,10 @@ from asyncllm.finishing import finish
 from asyncllm.workspace.database import FILE, Db, connect
 from asyncllm.workspace.folder import make_folder
 from asyncllm.workspace.lease import LEASE_S, Lock, boot_id, has_ended, now_s, this_process
+from asyncllm.workspace.parts import PartStore
 from asyncllm.workspace.points import Points
 from asyncllm.workspace.records import MIGRATIONS, BatchRecord, Lease, RowStatus
-from asyncllm.workspace.rows import RowStore, change_rows, span
+from asyncllm.workspace.rows import change_rows, span
 from asyncllm.workspace.writer import Writer
 
 __all__ = ["BatchStore"]
@@ -27,7 +28,7 @@ __all__ = ["BatchStore"]
 _GIVE_BACK_S = 10
 
 
-class BatchStore(RowStore):
+class BatchStore(PartStore):
     """Everything that is known of batches, in one workspace. Use it inside `async with`.
 
     Opening it raises as `connect` does, and `StoreError` if nothing is there and it is not to be made.

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from asyncllm.workspace.lease import Lock
 
-__all__ = ["BatchRecord", "Kept", "Lease", "MIGRATIONS", "NewRow", "RowState", "RowStatus"]
+__all__ = ["BatchRecord", "Kept", "Lease", "MIGRATIONS", "NewRow", "OpenPart", "RowState", "RowStatus"]
 
 MIGRATIONS: Final = (
     """
@@ -46,6 +46,16 @@ MIGRATIONS: Final = (
         id INTEGER PRIMARY KEY REFERENCES row,
         body BLOB NOT NULL,
         digest BLOB NOT NULL                -- of id, key and body
+    ) STRICT;
+    CREATE TABLE part (
+        id INTEGER PRIMARY KEY,
+        batch INTEGER NOT NULL REFERENCES batch,
+        token TEXT NOT NULL UNIQUE,         -- what a service finds it by
+        model TEXT NOT NULL,                -- in the words of the service
+        remote_id TEXT,                     -- what the service knows it by
+        rows BLOB NOT NULL,                 -- MessagePack of the positions
+        state TEXT NOT NULL,                -- open, or over
+        seal INTEGER NOT NULL               -- of all that stands before it
     ) STRICT;
     """,
 )
@@ -116,6 +126,15 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
     """Whether what stands at its output is its own."""
     is_running: bool
     """Whether a runner that lives is at work on it."""
+
+
+class OpenPart(Struct, frozen=True):
+    """Rows that have gone to a service together, or were about to."""
+
+    token: str
+    model: str
+    remote_id: str | None
+    rows: frozenset[int]
 
 
 class Lease(Struct, eq=False):
