@@ -175,6 +175,17 @@ def test_the_id_of_no_row_is_refused(id_: str) -> None:
         index_of(id_)
 
 
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [({"in_flight": 0}, "in_flight"), ({"interval_s": 0}, "interval_s"), ({"longest_s": 0.5}, "interval_s")],
+)
+def test_settings_that_cannot_be_right_are_refused(given: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        VendorSettings(**given)
+
+    assert caught.value.field == field
+
+
 # -- waited for --------------------------------------------------------------------------------------------------
 
 

@@ -205,6 +205,16 @@ async def test_an_upload_that_did_not_arrive_is_sent_again() -> None:
     assert state.id == "batch_1"
 
 
+@pytest.mark.parametrize("fault", [[Rst()], [Status(503)], [Status(413)]], ids=["lost", "busy", "too large"])
+async def test_an_upload_that_fails_has_made_no_batch(fault: Sequence[Op]) -> None:
+    async with serving(lambda _: fault, "openai", "/v1") as (server, backend):
+        with pytest.raises(APIError) as caught:
+            await backend.create_batch(batch("hi"))
+
+    assert not caught.value.maybe_billed
+    assert {one.path for one in server.requests} == {"/v1/files"}
+
+
 @pytest.mark.parametrize(("fate", "made"), [("before", 0), ("after", 1), ("500", 1), ("503", 1)])
 async def test_a_creation_whose_answer_is_lost_is_not_sent_again(fate: str, made: int) -> None:
     service = OpenAIBatchServer()

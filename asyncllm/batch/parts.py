@@ -77,6 +77,12 @@ class VendorSettings(Noun, frozen=True, kw_only=True):
 
     _private = frozenset({"extra"})
 
+    def __post_init__(self) -> None:
+        if type(self.in_flight) is not int or self.in_flight < 1:
+            raise InvalidRequestError("in_flight is a whole number from 1 up", field="in_flight")
+        if not 0 < self.interval_s <= self.longest_s:
+            raise InvalidRequestError("interval_s is above zero, and longest_s not below it", field="interval_s")
+
 
 def item_id(index: int) -> str:
     """What the row `index` is called as an item."""

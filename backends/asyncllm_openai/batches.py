@@ -112,7 +112,11 @@ class OpenAIWithBatches(OpenAI):
         written = await write_items(check_batch(batch, self.batch_limits), self._batch_line)
         lines = [line for _, line in written]
         check_room(lines, self.batch_limits)
-        file = await self._upload(batch, lines)
+        try:
+            file = await self._upload(batch, lines)
+        except APIError as error:
+            error.maybe_billed = False  # a file is no batch
+            raise
         body = {
             "input_file_id": file,
             "endpoint": written[0][0],
