@@ -18,6 +18,7 @@ import msgspec
 from asyncllm.backend import (
     AnyRequest,
     Backend,
+    Batches,
     Clock,
     Embedder,
     EmbedRequest,
@@ -126,6 +127,7 @@ class Client(MediaCalls, BatchCalls):
         env = os.environ if env is None else env
         settings = settings_of(config, env)
         self._timeouts = timeouts
+        self._clock = clock or LoopClock()
         self._dog = Watchdog()
         self._observer = Observer(Hooks(hooks), budget)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -140,7 +142,7 @@ class Client(MediaCalls, BatchCalls):
                 options=options or {},
             ),
             means=Means(
-                clock=clock or LoopClock(),
+                clock=self._clock,
                 dog=self._dog,
                 retry=retry or Retry(attempts=1),
                 hedge=hedge,
@@ -344,6 +346,13 @@ class Client(MediaCalls, BatchCalls):
             raise lacking(target, "embed")
         request = msgspec.structs.replace(asked, model=target.model)
         return await self._once("embed", target, request, lambda: backend.embed(request))
+
+    def _service(self, model: Model | None) -> tuple[Batches, str, Clock]:
+        target = self._target(model)
+        backend = target.place.backend
+        if not isinstance(backend, Batches):
+            raise lacking(target, "run_batch, via='vendor',")
+        return backend, target.model, self._clock
 
     def _candidates(self, request: Request, model: Model | None) -> list[Candidate]:
         self._bind()

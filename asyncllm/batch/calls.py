@@ -8,7 +8,7 @@ from typing import Any, Unpack, cast, overload
 
 import msgspec
 
-from asyncllm.backend import EmbedRequest
+from asyncllm.backend import Batches, Clock, EmbedRequest
 from asyncllm.batch.batch import Batch, OnProgress, Order
 from asyncllm.batch.fanout import Source
 from asyncllm.batch.inputs import BatchInput, parted
@@ -79,7 +79,7 @@ class BatchCalls(ABC):
         """
         from asyncllm.batch.run import Caller, run_batch  # what it takes is more than `chat` should load
 
-        return await run_batch(Caller(self.resolve_model, self._ask_row), source, sink, options)
+        return await run_batch(Caller(self.resolve_model, self._ask_row, self._service), source, sink, options)
 
     async def _of_item(self, item: BatchInput, options: CallOptions) -> Response:
         if isinstance(item, Request):
@@ -126,6 +126,9 @@ class BatchCalls(ABC):
 
     @abstractmethod
     async def _embed(self, asked: EmbedRequest, model: Model | None) -> Embeddings: ...
+
+    @abstractmethod
+    def _service(self, model: Model | None) -> tuple[Batches, str, Clock]: ...
 
     @abstractmethod
     def resolve_model(self, model: Model | None = None) -> str:

@@ -11,14 +11,18 @@ from asyncllm.calls import CallOptions
 
 if TYPE_CHECKING:
     from asyncllm.batch.evaluator import ToolConfig
+    from asyncllm.batch.parts import VendorSettings
     from asyncllm.sandbox import Sandbox
 
-__all__ = ["Location", "OnBadRow", "RunOptions"]
+__all__ = ["Location", "OnBadRow", "RunOptions", "Via"]
 
 Location: TypeAlias = str | PathLike[str]
 """A path, `-`, or an address such as `s3://bucket/key`."""
 
 OnBadRow: TypeAlias = Literal["refuse", "fail"]
+
+
+Via: TypeAlias = Literal["client", "vendor"]
 
 
 class RunOptions(CallOptions, total=False):
@@ -64,6 +68,12 @@ class RunOptions(CallOptions, total=False):
     """Whether something that stands at the output may be written over."""
     retry_failed: bool
     """Whether rows that have failed before are asked again."""
+    via: Via
+    """Who works the rows off: the `client`, call by call, which is the default, or the service of its model in batches
+    of its own (`vendor`), for less money and with more patience. Limits, budget, hooks, retries and the cache of the
+    client hold for calls alone. Cancelled, it leaves what is with the service there; the next run waits for it."""
+    vendor: VendorSettings | Mapping[str, Any]
+    """With `via="vendor"`: how its batches are made and waited for."""
     tool_config: ToolConfig | Mapping[str, Any]
     """LLM Engine's: lets a model that continues texts have its code run, in the `sandbox`; see `evaluator.py`."""
     sandbox: Sandbox

@@ -62,7 +62,9 @@ class VendorSettings(Noun, frozen=True, kw_only=True):
     max_runtime_s: int | None = None
     timeouts: Timeouts = Timeouts()
     extra: dict[str, Any] = {}
-    in_flight: int = 4
+    part_items: int = 20_000
+    """Items of one batch at the most, where the service does not want fewer."""
+    in_flight: int = 2
     """How many batches are under way at once. The items of each are kept until it is over."""
     interval_s: float = 1.0
     """The first wait between two looks at a batch; the next ones grow."""
@@ -98,13 +100,18 @@ def index_of(id_: str) -> int:
 
 
 async def split(
-    batches: Batches, items: AsyncIterable[BatchItem], *, token: Callable[[], str] | None = None
+    batches: Batches,
+    items: AsyncIterable[BatchItem],
+    *,
+    most: int | None = None,
+    token: Callable[[], str] | None = None,
 ) -> AsyncGenerator[Part | BatchOutcome]:
     """Parts as large as `batch_limits` allow, and the outcomes of items that the service cannot take.
 
-    A part is of one model, and of chats or of text completions; there is one open of each at a time.
+    A part has no more than `most` items. It is of one model, and of chats or of text completions; there is one open of each at a time.
     """
     limits = batches.batch_limits
+    most = min((count for count in (limits.items, most) if count is not None), default=None)
     make_token = token or _new_token
     is_open: dict[tuple[str, bool], list[BatchItem]] = {}
     sizes: dict[tuple[str, bool], int] = {}
@@ -121,7 +128,7 @@ async def split(
             yield BatchOutcome(id=item.id, error=error)
             continue
         held = is_open.setdefault(kind, [])
-        is_full = limits.items is not None and len(held) >= limits.items
+        is_full = most is not None and len(held) >= most
         if held and (is_full or (limits.bytes is not None and sizes[kind] + size > limits.bytes)):
             yield Part(token=make_token(), model=kind[0], items=tuple(held))
             held = is_open[kind] = []

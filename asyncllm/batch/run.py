@@ -9,22 +9,25 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct
 
+from asyncllm.backend import Batches, Clock
 from asyncllm.batch.evaluator import ToolConfig, require_sandbox
 from asyncllm.batch.export import Target, Written, export, tally
 from asyncllm.batch.fanout import Source
 from asyncllm.batch.formats import find_format, find_output_format
 from asyncllm.batch.formats.protocol import Reading
 from asyncllm.batch.inputs import BatchInput, FileInput, GivenInput, Input
-from asyncllm.batch.options import Location, RunOptions
+from asyncllm.batch.options import Location, RunOptions, Via
+from asyncllm.batch.parts import VendorSettings
 from asyncllm.batch.places import place_of
 from asyncllm.batch.report import BatchReport, BatchStatus, OnRunProgress
 from asyncllm.batch.rows import Answer, AnyAsk
 from asyncllm.batch.runner import Ask, Runner, RunSettings
+from asyncllm.batch.serviced import Service, ServicedRunner
 from asyncllm.batch.tooling import check_evaluable, evaluating, tool_config_of
 from asyncllm.calls import CallOptions, Model, chat_request, check_names
 from asyncllm.errors import BatchLostError, ConfigError, InputError, InvalidRequestError, OutputExistsError
@@ -35,6 +38,8 @@ from asyncllm.workspace.batches import BatchStore
 from asyncllm.workspace.records import BatchRecord, Lease, RowStatus
 
 __all__ = ["BatchPlan", "Caller", "export_plan", "run_batch", "run_plan", "split", "store_of"]
+
+T = TypeVar("T")
 
 _PEEKED = 4096
 _LEAVE_S = 10
@@ -49,6 +54,8 @@ class Caller(Struct, frozen=True):
     """Says which model a call would go to. Raises `ConfigError` where none is there."""
     ask: Callable[[AnyAsk, Model | None], Awaitable[Answer]]
     """Asks what a row asks."""
+    service: Callable[[Model | None], tuple[Batches, str, Clock]]
+    """Who works off batches of a model, its name there, and the client's clock. Raises `UnsupportedError`."""
 
 
 class BatchPlan(Struct, frozen=True, kw_only=True):
@@ -62,6 +69,8 @@ class BatchPlan(Struct, frozen=True, kw_only=True):
     template: Any = None
     max_row_bytes: int = 16 * 2**20
     model: Model | None = None
+    via: Via = "client"
+    vendor: VendorSettings = VendorSettings()
     tool_config: ToolConfig | None = None
     settings: RunSettings = RunSettings()
 
@@ -110,6 +119,7 @@ async def _parts(
         "format": None if format_ is None else format_.name,
         "template": msgspec.to_builtins(plan.template),
         "model": plan.model,
+        "via": plan.via,
         "tool_config": msgspec.to_builtins(plan.tool_config),
         "options": hashlib.sha256(msgspec.msgpack.encode(told, order="deterministic")).hexdigest(),
     }
@@ -172,8 +182,14 @@ def split(
         settings=settings_of(settings),
         **{name: named.pop(name) for name in ("format", "output_format", "template", "max_row_bytes") if name in named},
         model=named.pop("model", None),
+        via=named.pop("via", "client"),
+        vendor=vendor_of(named.pop("vendor", {})),
         tool_config=tool_config_of(named.pop("tool_config")) if "tool_config" in named else None,
     )
+    if plan.via not in get_args(Via):
+        raise InvalidRequestError(f"via is one of {', '.join(map(repr, get_args(Via)))}", field="via")
+    if plan.via == "vendor" and plan.tool_config is not None:
+        raise InvalidRequestError("tool_config runs code between calls, and via='vendor' makes none", field="via")
     call: Any = {name: named.pop(name) for name in CallOptions.__optional_keys__ if name in named}
     rest: Any = named
     return plan, call, rest
@@ -181,9 +197,23 @@ def split(
 
 def settings_of(given: dict[str, Any]) -> RunSettings:
     """Raises `InvalidRequestError` naming the setting that cannot be right."""
+    return _converted(given, RunSettings)
+
+
+def vendor_of(given: VendorSettings | Mapping[str, Any]) -> VendorSettings:
+    """Raises `InvalidRequestError` naming the setting that cannot be right."""
+    if isinstance(given, VendorSettings):
+        return given
+    check_names(given, frozenset(VendorSettings.__struct_fields__))
+    return _converted(given, VendorSettings)
+
+
+def _converted(given: Mapping[str, Any], kind: type[T]) -> T:
     try:
-        return msgspec.convert(given, RunSettings)
+        return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, InvalidRequestError):
+            raise error.__cause__ from None
         place = re.search(r"`\$\.(\w+)", str(error))
         field = place[1] if place else "settings"
         raise InvalidRequestError(f"{field}: {str(error).partition(' - at ')[0].lower()}", field=field) from None
@@ -210,6 +240,7 @@ async def run_plan(
     ask = _asking(caller, plan, options)
     if plan.tool_config is not None:
         ask = evaluating(ask, plan.tool_config, require_sandbox(sandbox))
+    service = _service(caller, plan, options) if plan.via == "vendor" else None
     parts = await _parts(plan, options, place_options, given)
     fingerprint = await parts.source.fingerprint()
     async with BatchStore(store) as batches:
@@ -223,16 +254,17 @@ async def run_plan(
             if retry_failed:
                 await batches.reopen(lease)
             record = await batches.record(record.id)
-            runner = Runner(
-                batches,
-                lease,
-                record,
-                source=parts.source,
-                ask=ask,
-                settings=plan.settings,
-                check=_checking(caller, plan),
-                tell=tell,
-            )
+            named: dict[str, Any] = {
+                "source": parts.source,
+                "ask": ask,
+                "settings": plan.settings,
+                "check": _checking(caller, plan),
+                "tell": tell,
+            }
+            if service is not None:
+                runner: Runner = ServicedRunner(batches, lease, record, service=service, **named)
+            else:
+                runner = Runner(batches, lease, record, **named)
             written: Written | None = None
             async with runner.alive():
                 status = await runner.run(fingerprint)
@@ -298,6 +330,22 @@ def _asking(caller: Caller, plan: BatchPlan, options: CallOptions) -> Ask:
     return ask
 
 
+def _service(caller: Caller, plan: BatchPlan, options: CallOptions) -> Service:
+    """Who works the rows off. Raises `UnsupportedError`, `ConfigError`."""
+    if plan.model is not None and not isinstance(plan.model, str):
+        raise InvalidRequestError("via='vendor' goes to one model, not to several in turn", field="model")
+    batches, model, clock = caller.service(plan.model)
+    limit_s = plan.settings.max_runtime_s
+    settings = msgspec.structs.replace(
+        plan.vendor,
+        labels={**plan.settings.labels, **plan.vendor.labels},
+        priority=plan.vendor.priority or plan.settings.priority,
+        max_runtime_s=plan.vendor.max_runtime_s or (None if limit_s is None else max(1, int(limit_s))),
+        timeouts=options.get("timeouts", plan.vendor.timeouts),
+    )
+    return Service(batches, model, clock, settings)
+
+
 def _checking(caller: Caller, plan: BatchPlan) -> Callable[[AnyAsk], None]:
     """Checks what can be known of a row before it is asked; that its model is there, each model once."""
     known: set[str] = set()
@@ -306,7 +354,11 @@ def _checking(caller: Caller, plan: BatchPlan) -> Callable[[AnyAsk], None]:
         if plan.tool_config is not None:
             check_evaluable(asked)
         if asked.model not in known:
-            caller.resolve(plan.model or asked.model or None)
+            found = caller.resolve(plan.model or asked.model or None)
+            if plan.via == "vendor" and plan.model is None and found != caller.resolve(None):
+                raise InvalidRequestError(
+                    "a batch of a service is of one model, and this row names another", field="model"
+                )
             known.add(asked.model)
 
     return check

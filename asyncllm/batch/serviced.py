@@ -12,10 +12,11 @@ from msgspec import Struct
 
 from asyncllm.backend import Batches, BatchItem, BatchOutcome, BatchState, Clock
 from asyncllm.batch.codec import encode_answer
+from asyncllm.batch.parts import Part, VendorSettings, index_of, item_id
 from asyncllm.batch.report import BatchStatus
 from asyncllm.batch.rows import Row
 from asyncllm.batch.runner import Runner
-from asyncllm.batch.vendor import Part, VendorSettings, index_of, item_id, run_vendor
+from asyncllm.batch.vendor import run_vendor
 from asyncllm.errors import APIError, AsyncLLMError, UnsupportedError
 from asyncllm.types import Request
 from asyncllm.workspace.records import OpenPart, RowState, RowStatus

@@ -297,7 +297,7 @@ async def run_vendor(
         finally:
             room.release()
 
-    async with aclosing(_pieces(batches, begun, items)) as pieces, asyncio.TaskGroup() as group:
+    async with aclosing(_pieces(batches, begun, items, settings.part_items)) as pieces, asyncio.TaskGroup() as group:
         async for piece in pieces:
             if isinstance(piece, BatchOutcome):
                 await ledger.outcome(piece)
@@ -312,10 +312,10 @@ async def run_vendor(
 
 
 async def _pieces(
-    batches: Batches, begun: Iterable[Part], items: AsyncIterable[BatchItem]
+    batches: Batches, begun: Iterable[Part], items: AsyncIterable[BatchItem], most: int
 ) -> AsyncGenerator[Part | BatchOutcome]:
     for part in begun:
         yield part
-    async with aclosing(split(batches, items)) as pieces:
+    async with aclosing(split(batches, items, most=most)) as pieces:
         async for piece in pieces:
             yield piece
