@@ -60,6 +60,7 @@ FLOOR = {
     "tokens": 3,
     "place": 4,
     "batch": 5,
+    "jobs": 5,
     "media_calls": 5,
     "once": 5,
     "routes": 5,
@@ -102,6 +103,9 @@ NEIGHBOURS = {
     ("dialect", "sse"),
     ("config", "backend"),
     ("client", "routes"),
+    ("jobs", "media_calls"),  # how pictures and recordings are given
+    ("jobs", "once"),
+    ("jobs", "routes"),
     ("instances", "client"),
     ("toolruns", "stream"),
     ("tokens", "client"),  # for type checkers alone

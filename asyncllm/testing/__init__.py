@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from asyncllm.testing.recording import NotRecordedError, RecordedCall, Recorder, Recording, ReplayBackend
     from asyncllm.testing.scripted_backend import Script, ScriptedBackend, Step
+    from asyncllm.testing.scripted_jobs import ScriptedJobs, ScriptedLook
     from asyncllm.testing.scripted_transport import ScriptedReply, ScriptedTransport, in_pieces
     from asyncllm.testing.seen import SeenRequest
     from asyncllm.testing.server import FaultyServer
@@ -68,6 +69,8 @@ __all__ = [
     "Rst",
     "Script",
     "ScriptedBackend",
+    "ScriptedJobs",
+    "ScriptedLook",
     "ScriptedReply",
     "ScriptedTransport",
     "SeenRequest",
@@ -114,6 +117,7 @@ _HOME = {
     ],
     "recording": ["NotRecordedError", "RecordedCall", "Recorder", "Recording", "ReplayBackend"],
     "scripted_backend": ["Script", "ScriptedBackend", "Step"],
+    "scripted_jobs": ["ScriptedJobs", "ScriptedLook"],
     "scripted_transport": ["ScriptedReply", "ScriptedTransport", "in_pieces"],
     "seen": ["SeenRequest"],
     "server": ["FaultyServer"],
