@@ -37,6 +37,7 @@ FLOOR = {
     "tools": 1,
     "totals": 1,
     "trail": 1,
+    "trusted": 1,
     "typed": 1,
     "waiting": 1,
     "watchdog": 1,
@@ -97,6 +98,7 @@ NEIGHBOURS = {
     ("exchange", "sse"),
     ("rejection", "multipart"),  # to know a form's texts, which no error may repeat
     ("tools", "typed"),
+    ("trusted", "backend"),
     ("trail", "backend"),  # for type checkers alone
     ("dialect", "ndjson"),
     ("dialect", "rejection"),
@@ -141,8 +143,8 @@ HOMES = {
 """Where each third-party library (and the one parser of a file format) lives; msgspec is at home everywhere."""
 
 PLUGIN_DOORS = {
-    "backend", "batch_http", "dialect", "errors", "events", "exchange", "media", "media_http", "multipart", "ndjson",
-    "rejection", "sse", "types",
+    "backend", "batch_http", "collect", "dialect", "errors", "events", "exchange", "media", "media_http", "multipart",
+    "ndjson", "rejection", "sse", "trusted", "types",
 }  # fmt: skip
 
 

@@ -36,7 +36,7 @@ from asyncllm import (
 )
 from asyncllm.backend import JobState
 from asyncllm.jobs.looking import Waits, looks
-from asyncllm.testing import ManualClock, ScriptedBackend, ScriptedJobs, Stall, run_virtual
+from asyncllm.testing import ManualClock, ScriptedBackend, ScriptedJobs, ScriptedLook, Stall, run_virtual
 from asyncllm.types import Message
 
 DOWN = asyncllm.InternalServerError("down", status=502)
@@ -45,6 +45,8 @@ DENIED = asyncllm.AuthenticationError("no", status=401)
 FORBIDDEN = asyncllm.PermissionDeniedError("no", status=403)
 NOWHERE = NotFoundError("no such job", status=404)
 MALFORMED = asyncllm.ResponseValidationError("that is no state")
+GOING: list[ScriptedLook] = ["running"]
+DONE: list[ScriptedLook] = ["succeeded"]
 FILM = Video(data=b"film", usage=Usage(video_s=8))
 
 
@@ -217,7 +219,7 @@ async def test_a_job_is_cancelled_once() -> None:
 
 async def test_the_first_wait_is_not_shorter_than_asked_and_waits_grow_to_their_bound() -> None:
     clock = ManualClock(instant=True)
-    job = await submitted(ScriptedJobs(["running"] * 80 + ["succeeded"]), clock=clock)
+    job = await submitted(ScriptedJobs(GOING * 80 + DONE), clock=clock)
 
     await job.wait(interval=2, backoff=1.1, jitter=0.2, max_interval=60)
 
@@ -230,7 +232,7 @@ async def test_the_first_wait_is_not_shorter_than_asked_and_waits_grow_to_their_
 
 async def test_without_jitter_waits_are_what_they_are() -> None:
     clock = ManualClock(instant=True)
-    job = await submitted(ScriptedJobs(["running"] * 4 + ["succeeded"]), clock=clock)
+    job = await submitted(ScriptedJobs(GOING * 4 + DONE), clock=clock)
 
     await job.wait(interval=1, backoff=2, jitter=0, max_interval=5)
 
@@ -259,7 +261,7 @@ async def test_what_the_service_wants_is_waited() -> None:
 
 async def test_a_wait_ends_with_its_deadline_and_the_job_goes_on() -> None:
     clock = ManualClock(instant=True)
-    job = await submitted(ScriptedJobs(["running"] * 10 + ["succeeded"]), clock=clock)
+    job = await submitted(ScriptedJobs(GOING * 10 + DONE), clock=clock)
 
     with pytest.raises(JobTimeoutError) as caught:
         await job.wait(timeout=5)
@@ -327,7 +329,7 @@ def test_other_tasks_run_while_a_job_is_waited_for() -> None:
                 await asyncio.sleep(1)
                 ticks += 1
 
-        job = await submitted(ScriptedJobs(["running"] * 20 + ["succeeded"]))
+        job = await submitted(ScriptedJobs(GOING * 20 + DONE))
         other = asyncio.create_task(tick())
         await job.wait()
         other.cancel()
@@ -356,8 +358,8 @@ async def test_a_wait_that_cannot_be_right_is_refused_by_name(name: str, value: 
 
 @pytest.mark.parametrize("error", [DOWN, LOST, asyncllm.OverloadedError("busy", status=503)], ids=str)
 async def test_failures_that_pass_are_let_pass(error: APIError) -> None:
-    job = await submitted(ScriptedJobs([error] * 5 + ["running"] + [error] * 5 + ["succeeded"]),
-                          clock=ManualClock(instant=True))  # fmt: skip
+    backend = ScriptedJobs([*[error] * 5, "running", *[error] * 5, "succeeded"])
+    job = await submitted(backend, clock=ManualClock(instant=True))
 
     assert (await job.wait()).status == "succeeded"
 
@@ -388,7 +390,7 @@ async def test_the_timeout_carries_the_last_failure() -> None:
     job = await submitted(ScriptedJobs(["running", LOST, DOWN]), clock=ManualClock(instant=True))
 
     with pytest.raises(JobTimeoutError) as caught:
-        await job.wait(timeout=1.8)
+        await job.wait(timeout=1.8, jitter=0)
 
     assert caught.value.__cause__ is DOWN
     assert caught.value.attempts == (LOST, DOWN)
@@ -436,7 +438,7 @@ async def test_no_error_repeats_the_prompt(raised: bool) -> None:  # a case
 
 
 async def test_each_status_comes_once() -> None:
-    looked = ["queued", "queued", "running", "queued", "running", "succeeded"]
+    looked: list[ScriptedLook] = ["queued", "queued", "running", "queued", "running", "succeeded"]
     job = await submitted(ScriptedJobs(looked), clock=ManualClock(instant=True))
 
     assert [status async for status in job] == ["queued", "running", "succeeded"]
@@ -562,7 +564,7 @@ async def test_what_is_asked_for_reaches_the_backend() -> None:
     assert isinstance(by_file, asyncllm.backend.DubRequest)
     assert by_file.file is not None
     assert (by_file.file.name, by_file.url) == ("media.mp3", None)
-    assert isinstance(chat, asyncllm.backend.Request)
+    assert isinstance(chat, asyncllm.Request)
     assert [message.role for message in chat.messages] == ["system", "user"]
     assert chat.sampling.max_tokens == 5
 
@@ -721,7 +723,7 @@ async def test_a_job_is_billed_as_its_result_is_taken() -> None:
     client = client_of(ScriptedJobs(results=[FILM]), hooks=[totals], prices=prices, clock=ManualClock(instant=True))
 
     job = await client.submit_video("A lighthouse", seconds=8)
-    assert (totals.calls, totals.cost_usd) == (1, 0)
+    assert totals.calls == 0
     film = await job.result()
     await job.result()
 
@@ -753,7 +755,9 @@ async def test_a_budget_holds_what_a_job_may_take_until_it_is_known() -> None:
     client = client_of(ScriptedJobs(results=[told]), budget=budget, clock=ManualClock(instant=True))
 
     job = await client.submit("Hello there", max_tokens=600)
-    assert (budget.tokens, budget.left_tokens) == (0, pytest.approx(400, abs=10))
+    assert budget.tokens == 0
+    assert budget.left_tokens is not None
+    assert 390 <= budget.left_tokens <= 400
     with pytest.raises(asyncllm.BudgetExceededError):
         await client.submit("Hello there", max_tokens=600)
     await job.result()
@@ -775,7 +779,7 @@ async def test_a_budget_that_is_spent_keeps_no_result_back() -> None:
 
 def test_limits_hold_for_submissions() -> None:
     async def main() -> float:
-        client = client_of(ScriptedJobs(), limits=Limits(requests_per_minute=2))
+        client = client_of(ScriptedJobs(), limits=Limits(requests_per_minute=2), timeouts=Timeouts(pool_s=100))
         for _ in range(3):
             await client.submit("Hello")
         return asyncio.get_running_loop().time()

@@ -9,7 +9,7 @@ from typing import Any, Unpack, cast
 
 import msgspec
 
-from asyncllm.backend import JobBackend, JobCall, JobRequest, JobState
+from asyncllm.backend import DubRequest, JobBackend, JobCall, JobRequest, JobState, VideoRequest
 from asyncllm.backend.media import MediaRequest
 from asyncllm.calls import CallOptions, Model, Prompt, chat_request, output_of
 from asyncllm.errors import APIConnectionError, APIError, APIStatusError, FirstEventTimeoutError, InvalidRequestError
@@ -159,10 +159,12 @@ class JobCalls(ABC):
 
         async def finish(take: Callable[[], Awaitable[Any]]) -> Any:
             trail = Trail("job_result", request, place.name, place.label)
-            made = await once(take, target, trail, dog=self._dog, observer=self._observer, claim=claim)
+            made = await once(
+                lambda: _measured(take, request), target, trail, dog=self._dog, observer=self._observer, claim=claim
+            )
             if not isinstance(made, Response):
                 return made
-            response = _replace(made, backend=place.name)
+            response = _replace(made, backend=place.name, model=made.model or target.model or None)
             return response if output is None else output.parse(response)
 
         return finish
@@ -194,6 +196,18 @@ def _is_refusal(error: APIError) -> bool:
             not error.maybe_billed and status is not None and (status in _REFUSED or (status < 500 and status != 408))
         )
     return isinstance(error, APIConnectionError) and not error.maybe_billed
+
+
+async def _measured(take: Callable[[], Awaitable[Any]], request: Any) -> Any:
+    """What a job has made, as long as it was asked for, or said, to be where the service does not tell it."""
+    made = await take()
+    if isinstance(made, Video) and made.usage.video_s is None and isinstance(request, VideoRequest):
+        lasts_s = made.duration_s or (request.seconds if isinstance(request.seconds, int | float) else None)
+        return _replace(made, duration_s=lasts_s, usage=_replace(made.usage, video_s=lasts_s))
+    if isinstance(made, Dub) and made.usage.audio_s is None and isinstance(request, DubRequest):
+        lasts_s = made.duration_s or request.duration_s
+        return _replace(made, duration_s=lasts_s, usage=_replace(made.usage, audio_s=lasts_s))
+    return made
 
 
 async def _pictures(options: VideoOptions) -> dict[str, Any]:
