@@ -7,7 +7,7 @@ not shorter than it was asked for, and none is shorter than what the service wan
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from math import inf, isfinite
 from typing import Any, Protocol, TypedDict
 
@@ -127,7 +127,7 @@ def _late(waits: Waits, name: str, elapsed_s: float, failures: list[AsyncLLMErro
     )
 
 
-def _require(options: Mapping[str, Any], name: str, told: str, holds: Callable[[Any], bool]) -> None:
+def _require(options: Any, name: str, told: str, holds: Callable[[Any], bool]) -> None:
     value: Any = options.get(name)
     if name not in options or (value is None and name == "timeout"):
         return

@@ -15,8 +15,8 @@ __all__ = ["about", "connect"]
 def connect(config: Config, context: Context, /) -> Backend:
     """Make the backend.
 
-    Options: `headers`; `api_version`, by default `v1` for pictures and `v1beta` for films; `trusted_hosts`, as `host` or
-    `host:port`, from which films may be fetched with the key, beside the one of the API.
+    Options: `headers`; `api_version`, by default `v1` for pictures and `v1beta` for films; `trusted_hosts`, as `host`
+    or `host:port`, from which films may be fetched with the key, beside the one of the API.
     """
     return Gemini(config, context)
 

@@ -23,7 +23,6 @@ from asyncllm.backend import (
     JobState,
     JobStatus,
     MediaRequest,
-    Request,
     Transport,
     VideoRequest,
     require_options,
@@ -36,7 +35,7 @@ from asyncllm.media import MediaFile, Video
 from asyncllm.media_http import decode_document, read_file
 from asyncllm.multipart import encode_form, option_fields
 from asyncllm.rejection import broken_off
-from asyncllm.types import Timeouts, Usage
+from asyncllm.types import Request, Timeouts, Usage
 
 __all__ = ["OpenAIJobs"]
 
