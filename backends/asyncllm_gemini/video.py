@@ -62,7 +62,7 @@ class _Response(_Wire):
 class _Operation(_Wire):
     name: str | None = None
     done: bool = False
-    error: msgspec.Raw | None = None
+    error: Any = None
     response: _Response | None = None
 
 
@@ -182,8 +182,8 @@ def _picture(file: MediaFile) -> dict[str, str]:
 
 def _failure(told: _Operation, made: _Made | None, body: bytes, call: HttpCall) -> AsyncLLMError:
     """Why an operation that is done has no film: what it says, or a filter."""
-    if told.error is not None and bytes(told.error) != b"null":
-        error = broken_off(b'{"error":' + bytes(told.error) + b"}", secrets=call.secrets)
+    if told.error is not None:
+        error = broken_off(msgspec.json.encode({"error": told.error}), secrets=call.secrets)
         kind = type(error) if error.status is not None else APIStatusError
         return kind(
             error.message, status=error.status, code=error.code, retryable=False, maybe_billed=True, body=body[:65536]
