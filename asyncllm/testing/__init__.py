@@ -1,6 +1,7 @@
 """The kit for those who write backends, and for those who test code that uses them.
 
     ScriptedBackend, ScriptedTransport  play what they are told at the two seams, `Backend` and `Transport`
+    ScriptedJobs                        a backend whose jobs go as they are told to
     FaultyServer                        a real server on 127.0.0.1 that misbehaves as its script says
     ManualClock, VirtualTimeLoop        time that moves when told to, and an event loop on which waiting takes none
     Recorder, ReplayBackend             what a backend gave, kept in a file and played again
