@@ -131,5 +131,5 @@ def _require(options: Any, name: str, told: str, holds: Callable[[Any], bool]) -
     value: Any = options.get(name)
     if name not in options or (value is None and name == "timeout"):
         return
-    if type(value) not in (int, float) or not isfinite(value) or not holds(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value) or not holds(value):
         raise InvalidRequestError(f"{name} is {told}", field=name)
