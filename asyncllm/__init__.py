@@ -37,6 +37,7 @@ from asyncllm.errors import (
     InternalServerError,
     InvalidRequestError,
     JobFailedError,
+    JobTimeoutError,
     MaxRoundsExceededError,
     NotFoundError,
     OutputExistsError,
@@ -75,6 +76,7 @@ from asyncllm.events import (
     UsageReport,
 )
 from asyncllm.media import (
+    Dub,
     Image,
     ImageFrame,
     Images,
@@ -87,6 +89,7 @@ from asyncllm.media import (
     Speech,
     Transcript,
     Verdict,
+    Video,
     Word,
 )
 from asyncllm.types import (
@@ -143,6 +146,7 @@ if TYPE_CHECKING:
     from asyncllm.hooks.logs import LogCalls
     from asyncllm.hooks.otel import OpenTelemetry
     from asyncllm.hooks.usage import AfterCall, CallRecord, Gate, Totals
+    from asyncllm.jobs import Job
     from asyncllm.media_calls import ImageStream, SpeechStream
     from asyncllm.middleware.hedge import Hedge
     from asyncllm.middleware.limits import Limiter
@@ -188,6 +192,7 @@ __all__ = [
     "CorruptStoreError",
     "Deployment",
     "DiskCache",
+    "Dub",
     "Embeddings",
     "EngineDeadError",
     "Event",
@@ -214,7 +219,9 @@ __all__ = [
     "InputError",
     "InternalServerError",
     "InvalidRequestError",
+    "Job",
     "JobFailedError",
+    "JobTimeoutError",
     "JsonSchema",
     "Limiter",
     "Limits",
@@ -295,6 +302,7 @@ __all__ = [
     "Usage",
     "UsageReport",
     "Verdict",
+    "Video",
     "Word",
     "WriteError",
     "WrongLoopError",
@@ -328,6 +336,7 @@ _LAZY = {
     "Hedge": "asyncllm.middleware.hedge",
     "Hook": "asyncllm.hooks",
     "ImageStream": "asyncllm.media_calls",
+    "Job": "asyncllm.jobs",
     "Limiter": "asyncllm.middleware.limits",
     "LogCalls": "asyncllm.hooks.logs",
     "MemoryCache": "asyncllm.cache",

@@ -48,6 +48,7 @@ from asyncllm.config import Settings, check_arguments, settings_of
 from asyncllm.errors import APIConnectionError, ConfigError, InvalidRequestError, WrongLoopError
 from asyncllm.finishing import finish
 from asyncllm.hooks import Hook, Hooks
+from asyncllm.jobs import JobCalls
 from asyncllm.media_calls import MediaCalls
 from asyncllm.middleware.hedge import Hedge
 from asyncllm.middleware.limits import Limiter
@@ -72,7 +73,7 @@ _CLOSE_S = 10
 _ALIVE_S = 10
 
 
-class Client(MediaCalls, BatchCalls):
+class Client(MediaCalls, JobCalls, BatchCalls):
     """Talks to every installed backend; one client serves any number of tasks of one event loop.
 
     `model` is what calls use that name none: `backend:model`, an alias of the configuration, or several in order of

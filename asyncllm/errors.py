@@ -20,7 +20,7 @@
         ├── APIConnectionError                no usable reply arrived
         │   ├── APITimeoutError (also a TimeoutError)
         │   │   └── ConnectTimeoutError · PoolTimeoutError · FirstEventTimeoutError
-        │   │       · EventIdleTimeoutError · ByteIdleTimeoutError · TotalTimeoutError
+        │   │       · EventIdleTimeoutError · ByteIdleTimeoutError · TotalTimeoutError · JobTimeoutError
         │   ├── EngineDeadError               the engine inside this process has ended without being told to
         │   ├── ResourceExhaustedError        this machine has no socket left; nothing was sent
         │   ├── ProtocolError                 bytes that are not the HTTP or the stream that was asked for
@@ -76,6 +76,7 @@ __all__ = [
     "InternalServerError",
     "InvalidRequestError",
     "JobFailedError",
+    "JobTimeoutError",
     "MaxRoundsExceededError",
     "NotFoundError",
     "OutputExistsError",
@@ -307,6 +308,13 @@ class TotalTimeoutError(APITimeoutError):
     """The whole call, attempts and waits included, took longer than `Timeouts.total_s`."""
 
     retryable = False
+
+
+class JobTimeoutError(APITimeoutError):
+    """A job was not over in the time that was given it. It goes on, and can be waited for again by its id."""
+
+    retryable = False
+    maybe_billed = True
 
 
 class EngineDeadError(APIConnectionError):

@@ -17,6 +17,7 @@ from asyncllm.types import Noun, Usage
 
 __all__ = [
     "AudioChunk",
+    "Dub",
     "Image",
     "ImageFrame",
     "Images",
@@ -32,6 +33,7 @@ __all__ = [
     "TimestampUnit",
     "Transcript",
     "Verdict",
+    "Video",
     "Word",
 ]
 
@@ -135,6 +137,38 @@ class Speech(_Reply, frozen=True, kw_only=True):
     data: bytes
     media_type: str = "application/octet-stream"
     """MIME type of `data`, as the service names it."""
+
+    _private = frozenset({"data", "body"})
+
+    def __bytes__(self) -> bytes:
+        return self.data
+
+
+class Video(_Reply, frozen=True, kw_only=True):
+    """A film that was made: the bytes of an encoded file."""
+
+    data: bytes
+    media_type: str = "video/mp4"
+    """MIME type of `data`, as the service names it."""
+    duration_s: float | None = None
+    """How long it is, by the service, or else as it was asked for."""
+
+    _private = frozenset({"data", "body"})
+
+    def __bytes__(self) -> bytes:
+        return self.data
+
+
+class Dub(_Reply, frozen=True, kw_only=True):
+    """A recording or a film in another language: the bytes of an encoded file."""
+
+    data: bytes
+    media_type: str = "application/octet-stream"
+    """MIME type of `data`, as the service names it."""
+    language: str | None = None
+    """What is spoken in it, as the service names it."""
+    duration_s: float | None = None
+    """How long it is, by the service, or else by the caller."""
 
     _private = frozenset({"data", "body"})
 

@@ -9,18 +9,19 @@ import msgspec
 
 from asyncllm.backend import HttpCall, HttpReply, MediaEvents, Transport
 from asyncllm.dialect.lenient import decode
-from asyncllm.errors import AsyncLLMError, ProtocolError, ResponseValidationError
+from asyncllm.errors import AsyncLLMError, BodyTooLargeError, ProtocolError, ResponseValidationError
 from asyncllm.events import Event, UsageReport
 from asyncllm.exchange import Exchange, content_type, raise_embedded
 from asyncllm.media import AudioChunk, MediaEvent, Speech
 from asyncllm.rejection import embedded_error, excerpt
 from asyncllm.types import Usage
 
-__all__ = ["as_events", "decode_document", "open_sound", "read_sound"]
+__all__ = ["as_events", "decode_document", "open_sound", "read_file", "read_sound"]
 
 T = TypeVar("T")
 
 _BODY_BYTES = 65536
+_FILE_BYTES = 2**30
 _SOUNDS = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 """What servers call a sound, beside `audio/*` and `video/*`."""
 
@@ -57,6 +58,29 @@ def read_sound(call: HttpCall, reply: HttpReply, body: bytes, *, usage: Usage, m
         usage=usage,
         request_id=reply.headers.get("request-id") or reply.headers.get("x-request-id") or None,
     )
+
+
+async def read_file(call: HttpCall, reply: HttpReply, what: str) -> tuple[bytes, str | None]:
+    """The film or recording that a body is, and its type where the server names one; `what` tells it in errors.
+
+    A gigabyte at the most: other bodies that are read whole are none so large. Raises as `read_sound`.
+    """
+    kind = content_type(reply)
+    if not _is_sound(kind):
+        raise _no_sound(call, reply, await reply.read(), what)
+    pieces: list[bytes] = []
+    size = 0
+    while data := await reply.receive():
+        pieces.append(data)
+        size += len(data)
+        if size > _FILE_BYTES:
+            raise BodyTooLargeError(f"{what} was asked for and is larger than {_FILE_BYTES} bytes", status=reply.status)
+    body = b"".join(pieces)
+    if not body:
+        raise ResponseValidationError(f"{what} was asked for and the reply is empty", status=reply.status)
+    if kind in _SOUNDS and body[:1] == b"{":
+        raise_embedded(call, body)
+    return body, None if kind in _SOUNDS else kind
 
 
 def open_sound(transport: Transport, call: HttpCall, *, usage: Usage, media_type: str | None = None) -> MediaEvents:
@@ -126,7 +150,7 @@ def _is_sound(kind: str) -> bool:
     return kind.startswith(("audio/", "video/")) or kind in _SOUNDS
 
 
-def _no_sound(call: HttpCall, reply: HttpReply, body: bytes) -> AsyncLLMError:
+def _no_sound(call: HttpCall, reply: HttpReply, body: bytes, what: str = "sound") -> AsyncLLMError:
     """The error for a document or a page in place of a sound."""
     error = embedded_error(body, sent=call.body, secrets=call.secrets)
     if error is not None:
@@ -134,7 +158,7 @@ def _no_sound(call: HttpCall, reply: HttpReply, body: bytes) -> AsyncLLMError:
     kind = content_type(reply)
     told = excerpt(body[:4096], sent=call.body, secrets=call.secrets) if kind.startswith("text/") else ""
     return ProtocolError(
-        f"sound was asked for and the server answers with {kind[:60]}{f' ({told[:200]})' if told else ''}: "
+        f"{what} was asked for and the server answers with {kind[:60]}{f' ({told[:200]})' if told else ''}: "
         "check base_url",
         status=reply.status,
         body=body[:_BODY_BYTES],

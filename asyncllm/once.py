@@ -11,31 +11,60 @@ from typing import Generic, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from asyncllm.budgets import Reservation
 from asyncllm.errors import AsyncLLMError
 from asyncllm.events import Events, Ready
-from asyncllm.middleware.observe import Observer
+from asyncllm.middleware.observe import Observation, Observer
 from asyncllm.middleware.total_timeout import total_timeout
 from asyncllm.place import Target
 from asyncllm.trail import Trail
 from asyncllm.types import Request, Usage
 from asyncllm.watchdog import Watchdog
 
-__all__ = ["once"]
+__all__ = ["Claim", "once"]
 
 T = TypeVar("T")
 
 
+class Claim:
+    """What the budgets set aside for a job, from when it is submitted to when its result is taken."""
+
+    def __init__(self) -> None:
+        self._held: Reservation | None = None
+        self._is_kept = False
+
+    def observe(self, observer: Observer, trail: Trail, target: Target) -> Observation | None:
+        """What to do around the call of `trail`: the one that submits the job, or the one that takes its result."""
+        if trail.kind != "job_result":
+            self._is_kept = True
+            return observer.observe(trail, target.tariff)
+        held, self._held = self._held, None
+        return observer.resume(trail, held)
+
+    def keep(self, observation: Observation) -> None:
+        """The call of `observation` has gone well, and is not charged yet if it has submitted the job."""
+        if self._is_kept:
+            self._is_kept = False
+            self._held = observation.keep()
+
+
 async def once(
-    call: Callable[[], Awaitable[T]], target: Target, trail: Trail, *, dog: Watchdog, observer: Observer
+    call: Callable[[], Awaitable[T]],
+    target: Target,
+    trail: Trail,
+    *,
+    dog: Watchdog,
+    observer: Observer,
+    claim: Claim | None = None,
 ) -> T:
-    """Make `call` at `target`, as often as its layers want, and return what it gives.
+    """Make `call` at `target`, as often as its layers want, and return what it gives; `claim` is of a job alone.
 
     Raises `APIError`, `BudgetExceededError`.
     """
     trail.started_at = asyncio.get_running_loop().time()
     # The layers ask a request for its deadlines alone.
     request = Request(model=trail.model, timeouts=trail.request.timeouts)
-    observation = observer.observe(trail, target.tariff)
+    observation = observer.observe(trail, target.tariff) if claim is None else claim.observe(observer, trail, target)
     if observation is not None:
         request = observation.bounded(request)
         await observation.begin()
@@ -61,6 +90,8 @@ async def once(
         trail.cost_usd = target.tariff.cost_usd(usage)
     if observation is not None:
         trail.end()
+        if claim is not None:
+            claim.keep(observation)
         await observation.end(None, usage, None)
     return made.priced(trail.cost_usd)
 

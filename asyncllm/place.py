@@ -48,6 +48,7 @@ class Place:
         self.url: str | None = None
         """The address that it was configured with, if it was."""
         self.limiter = limiter
+        self.clock = means.clock
         self._means = means
         self._quota = RetryQuota(means.retry)
         self._strikes = 0

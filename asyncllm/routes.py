@@ -179,6 +179,17 @@ class Routes:
             return self._connect(self._locate(backend))
         return self._connect(_Location(backend, backend, "", self._backend_settings(backend)))
 
+    def again(self, label: str, model: str) -> Target:
+        """The place called `label`, and the model there that a call was sent to; without one, the place alone.
+
+        Raises `ConfigError`.
+        """
+        if self._only is not None:
+            return self._resolve(model)[0]
+        if label in self._settings.deployments:
+            return self._target(label)
+        return self._target(f"{label}:{model}") if model else Target(self.place(label), "")
+
     async def aclose(self) -> None:
         """Close every backend, then the transport unless it was given; one that fails keeps no other open."""
         places = [*self._places.values(), *([self._only] if self._only else [])]

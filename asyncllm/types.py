@@ -469,6 +469,8 @@ class Usage(Noun, frozen=True, kw_only=True, omit_defaults=True):
     """Pictures that were made."""
     characters: int | None = None
     """Characters that were spoken, where they and not tokens are counted."""
+    video_s: float | None = None
+    """Seconds of film that were made."""
     cost_usd: float | None = None
     """US dollars that the service itself says it has charged."""
 
@@ -513,7 +515,7 @@ class Rates(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, repr_
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             usd = getattr(self, name)
-            if name.endswith(("_usd", "_minute")) and not _is_price(usd):
+            if name.endswith(("_usd", "_minute", "_second")) and not _is_price(usd):
                 raise ConfigError(f"{name} is a number of US dollars from zero up; got {usd!r}", field=name)
 
 
@@ -533,6 +535,8 @@ class Price(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """For one image."""
     characters_usd: _Usd = None
     """For a million characters of text that was read aloud."""
+    video_usd_per_second: _Usd = None
+    """For film that was made."""
     request_usd: _Usd = None
     """For a call, beside what it consumes."""
     tiers: tuple[PriceTier, ...] = ()
@@ -561,6 +565,8 @@ class Price(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True):
             cost = (cost or 0.0) + self.image_usd * usage.images
         if self.characters_usd is not None and usage.characters is not None:
             cost = (cost or 0.0) + self.characters_usd * usage.characters / 1_000_000
+        if self.video_usd_per_second is not None and usage.video_s is not None:
+            cost = (cost or 0.0) + self.video_usd_per_second * usage.video_s
         return cost
 
     def _tokens_usd(self, usage: Usage, *, every_kind: bool) -> float | None:
@@ -601,7 +607,10 @@ class Price(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, **changed)
 
 
-_CHARGED = ("input_usd", "output_usd", "audio_usd_per_minute", "image_usd", "characters_usd", "request_usd")
+_CHARGED = (
+    "input_usd", "output_usd", "audio_usd_per_minute", "image_usd", "characters_usd", "video_usd_per_second",
+    "request_usd",
+)  # fmt: skip
 
 
 def _is_price(usd: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -76,7 +76,11 @@ def service(request: SeenRequest) -> Sequence[Op]:
         return [page(request.json())]
     if path.startswith("/sdk/models/"):
         return [_asset(path)]
+    if request.method == "GET":
+        return [answer(result(path.rpartition("/")[2]))]
     asked = request.json()
+    if path.startswith("/api/v1/execute/"):
+        return [told(status="IN_PROGRESS", data=f"http://{request.headers['host']}/api/v1/data/{quote(asked['data'])}")]
     text = '{"answer": true}' if asked.get("response_format") else asked["data"]
     words = text.split(" ")
     limit = asked.get("max_tokens", len(words) + 1)

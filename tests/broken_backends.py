@@ -10,7 +10,7 @@ from asyncllm.backend import Backend, HttpCall, Transport, require_supported
 from asyncllm.errors import BadRequestError
 from asyncllm.events import Event, Events, Finished, TextDelta, UsageReport
 from asyncllm.testing import BackendConformance
-from asyncllm.types import Request, Usage
+from asyncllm.types import Message, Request, Usage
 
 TOO_MUCH = BadRequestError("too much")
 
@@ -55,6 +55,7 @@ class Subject(BackendConformance):
     longest_block_s = 0.2
     max_tokens = 64
     bad_models: tuple[str, ...] = ()
+    job_request = Request(model="some-model", messages=(Message("user", "Name a colour."),))
 
     def connect(self, transport: Transport, base_url: str | None = None) -> Backend:
         return self.kind(transport)

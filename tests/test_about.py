@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import pytest
 
@@ -14,6 +16,8 @@ from asyncllm.backend import (
     ImageEditor,
     ImageMaker,
     Isolator,
+    JobBackend,
+    JobCall,
     ModelGetter,
     Models,
     Moderator,
@@ -70,7 +74,9 @@ def test_a_backend_has_the_calls_that_it_tells_of(name: str) -> None:
     backend = connected(name)
 
     has = {call for call, protocol in PROTOCOLS.items() if isinstance(backend, protocol)}
+    if isinstance(backend, JobBackend):
+        has |= backend.job_calls
 
-    assert has == set(told.calls) & PROTOCOLS.keys()
+    assert has == set(told.calls) & {*PROTOCOLS, *get_args(JobCall)}
     assert all(hasattr(Client, call) for call in told.calls)
     assert told.summary

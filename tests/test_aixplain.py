@@ -30,8 +30,8 @@ from asyncllm import (
 from asyncllm.backend import Config, Context, HttpCall, Secret
 from asyncllm.errors import AsyncLLMError
 from asyncllm.testing import FaultyServer, ManualClock, Op, ScriptedTransport, SeenRequest, Status
+from asyncllm.trusted import Trusted
 from asyncllm_aixplain import connect
-from asyncllm_aixplain.polling import Trusted
 from asyncllm_aixplain.replies import PendingError, RunStream, is_over, read_result
 
 KEY = "team-key-5e1f"

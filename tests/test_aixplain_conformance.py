@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 from aixplain_server import EXECUTE, RunDialect, service
+from asyncllm import Message, Request
 from asyncllm.backend import Backend
 from asyncllm.testing import BackendConformance, FaultyServer, Op, SeenRequest
 
@@ -16,6 +17,7 @@ class TestAiXplain(BackendConformance):
     name = "aixplain"
     base_url = f"http://127.0.0.1:9{EXECUTE}"
     max_tokens = 64
+    job_request = Request(model="some-model", messages=(Message("user", "Name a colour."),))
     supports = frozenset({"chat", "extra", "max_tokens", "temperature", "top_p", "JsonSchema"})
     dialect = RunDialect()
 

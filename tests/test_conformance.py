@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from asyncllm.backend import Backend, EmbedRequest, Transport, require_supported
+from asyncllm.backend import Backend, EmbedRequest, JobCall, JobRequest, JobState, Transport, require_supported
 from asyncllm.errors import APIConnectionError, APIStatusError, UnsupportedError
 from asyncllm.events import Event, Events, Finished, TextDelta, UsageReport
 from asyncllm.testing import (
@@ -388,6 +388,34 @@ class Lists(Good):
         return [ModelInfo(id="one"), ModelInfo(id="one")]
 
 
+class GoesBack(Good):
+    """Its jobs are running, and then in line again."""
+
+    job_calls: frozenset[JobCall] = frozenset({"submit"})
+
+    async def submit(self, _: JobRequest, /) -> JobState:
+        return JobState(id="job", status="running")
+
+    async def poll(self, job_id: str, /) -> JobState:
+        return JobState(id=job_id, status="queued")
+
+    async def cancel(self, job_id: str, /) -> JobState:
+        return JobState(id=job_id, status="cancelled")
+
+    async def job_result(self, state: JobState, /) -> object:
+        return state.id
+
+
+class ForgetsItsResult(GoesBack):
+    """Its jobs are done and have made nothing."""
+
+    async def poll(self, job_id: str, /) -> JobState:
+        return JobState(id=job_id, status="succeeded")
+
+    async def job_result(self, _: JobState, /) -> object:
+        return None
+
+
 class NotAlive(Good):
     async def is_alive(self) -> bool:
         return False
@@ -483,6 +511,8 @@ BREAKAGES = [
     ("texts_are_embedded_in_order_or_refused", Embeds, "order of their texts"),
     ("models_are_listed_or_the_list_refused", Lists, "two models have one name"),
     ("a_backend_that_answers_says_that_it_is_alive", NotAlive, "is_alive is False"),
+    ("a_job_is_worked_off_or_refused", GoesBack, "goes back to 'queued'"),
+    ("a_job_is_worked_off_or_refused", ForgetsItsResult, "has made nothing"),
     ("a_client_gets_the_same_answer", making(lambda _, all_: all_[:-1]), "terminal event"),
 ]
 

@@ -37,6 +37,7 @@ FLOOR = {
     "tools": 1,
     "totals": 1,
     "trail": 1,
+    "trusted": 1,
     "typed": 1,
     "waiting": 1,
     "watchdog": 1,
@@ -60,6 +61,7 @@ FLOOR = {
     "tokens": 3,
     "place": 4,
     "batch": 5,
+    "jobs": 5,
     "media_calls": 5,
     "once": 5,
     "routes": 5,
@@ -96,12 +98,16 @@ NEIGHBOURS = {
     ("exchange", "sse"),
     ("rejection", "multipart"),  # to know a form's texts, which no error may repeat
     ("tools", "typed"),
+    ("trusted", "backend"),
     ("trail", "backend"),  # for type checkers alone
     ("dialect", "ndjson"),
     ("dialect", "rejection"),
     ("dialect", "sse"),
     ("config", "backend"),
     ("client", "routes"),
+    ("jobs", "media_calls"),  # how pictures and recordings are given
+    ("jobs", "once"),
+    ("jobs", "routes"),
     ("instances", "client"),
     ("toolruns", "stream"),
     ("tokens", "client"),  # for type checkers alone
@@ -137,8 +143,8 @@ HOMES = {
 """Where each third-party library (and the one parser of a file format) lives; msgspec is at home everywhere."""
 
 PLUGIN_DOORS = {
-    "backend", "batch_http", "dialect", "errors", "events", "exchange", "media", "media_http", "multipart", "ndjson",
-    "rejection", "sse", "types",
+    "backend", "batch_http", "collect", "dialect", "errors", "events", "exchange", "media", "media_http", "multipart",
+    "ndjson", "rejection", "sse", "trusted", "types",
 }  # fmt: skip
 
 

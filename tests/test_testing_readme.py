@@ -27,7 +27,7 @@ def test_every_example_of_the_page_passes(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stdout
-    assert len(blocks) == PAGE.count("```python") == len(set(tmp_path.glob("test_*.py"))) == 7
+    assert len(blocks) == PAGE.count("```python") == len(set(tmp_path.glob("test_*.py"))) == 8
 
 
 def test_a_strangers_backend_takes_twenty_lines() -> None:

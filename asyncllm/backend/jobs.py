@@ -9,7 +9,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+from msgspec import UNSET, UnsetType
+
+from asyncllm.backend.media import MediaRequest
 from asyncllm.errors import AsyncLLMError
+from asyncllm.media import MediaFile
 from asyncllm.types import Noun, Request, Response, Timeouts
 
 __all__ = [
@@ -19,8 +23,13 @@ __all__ = [
     "BatchRequest",
     "BatchState",
     "Batches",
+    "DubRequest",
+    "JobBackend",
+    "JobCall",
+    "JobRequest",
     "JobState",
     "JobStatus",
+    "VideoRequest",
 ]
 
 JobStatus: TypeAlias = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
@@ -50,6 +59,92 @@ class JobState(Noun, frozen=True, kw_only=True):
     def is_final(self) -> bool:
         """Whether the job has ended, whichever way."""
         return self.status not in ("queued", "running")
+
+
+class VideoRequest(MediaRequest, frozen=True, kw_only=True):
+    """A film to make of a text, and of pictures where there are any."""
+
+    prompt: str
+    seconds: float | UnsetType = UNSET
+    """How long it is to be."""
+    size: str | UnsetType = UNSET
+    """`WIDTHxHEIGHT`."""
+    aspect_ratio: str | UnsetType = UNSET
+    """`WIDTH:HEIGHT`, in place of `size`."""
+    resolution: str | UnsetType = UNSET
+    """Of the shorter side, as in `720p`, beside `aspect_ratio`."""
+    image: MediaFile | UnsetType = UNSET
+    """The first picture of the film, or what it goes by."""
+    last_image: MediaFile | UnsetType = UNSET
+    references: tuple[MediaFile, ...] | UnsetType = UNSET
+    """Pictures of what is to be seen in it."""
+
+    _private = frozenset({"prompt", "image", "last_image", "references", "extra"})
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompt."""
+        return (self.prompt,)
+
+
+class DubRequest(MediaRequest, frozen=True, kw_only=True):
+    """A recording or a film to be spoken in another language: exactly one of `file` and `url`."""
+
+    file: MediaFile | None = None
+    url: str | None = None
+    """Where the service finds it."""
+    target_language: str
+    source_language: str | UnsetType = UNSET
+    speakers: int | UnsetType = UNSET
+    """How many speak in it."""
+    duration_s: float | None = None
+    """How long it is, for services that do not say it. It is not sent."""
+
+    _private = frozenset({"file", "url", "extra"})
+
+
+JobRequest: TypeAlias = Request | VideoRequest | DubRequest
+"""What becomes a job: a generation to be worked off in the background, a film to make, a recording to dub."""
+
+JobCall: TypeAlias = Literal["submit", "submit_video", "submit_dub"]
+"""The client's call for each kind of request, in the same order."""
+
+
+@runtime_checkable
+class JobBackend(Protocol):
+    """A backend with jobs: requests that are accepted, worked off, and asked after until they are over.
+
+    The id of a job is a text of the backend's own, from which alone any process can go on with it.
+    """
+
+    job_calls: frozenset[JobCall]
+    """Which kinds of request it takes."""
+
+    async def submit(self, request: JobRequest, /) -> JobState:
+        """Hand a job over, once: nothing that may have been accepted is sent again.
+
+        Raises `UnsupportedError`, before anything is sent, for an option that it cannot honour, and `APIError`, with
+        `maybe_billed` where the job may be there.
+        """
+        ...
+
+    async def poll(self, job_id: str, /) -> JobState:
+        """Look at a job, by one question and without waiting. Raises `NotFoundError`, `APIError`.
+
+        A job that failed is a state with an `error`, and none that is raised.
+        """
+        ...
+
+    async def cancel(self, job_id: str, /) -> JobState:
+        """Ask the service to stop. Raises `UnsupportedError` where it cannot, `NotFoundError`, `APIError`."""
+        ...
+
+    async def job_result(self, state: JobState, /) -> Any:
+        """What a job has made, by the state that `poll` found it done in: `Response`, `Video` or `Dub`.
+
+        It is asked for only where `state.result` is `None`, and may be asked for again. Raises `APIError`.
+        """
+        ...
 
 
 class BatchItem(Noun, frozen=True):

@@ -43,6 +43,7 @@ def make_parser() -> ArgumentParser:
     _add_backends(add)
     _add_models(add)
     _add_doctor(add)
+    _add_jobs(add)
     _add_mock_server(add)
     return parser
 
@@ -120,6 +121,24 @@ def _add_doctor(add: _AddParser) -> None:
 Say what is installed, what would run, and what is missing with the command that adds it. Every backend that can be
 reached is asked for its models. The status is 0 if a model can answer (`echo` is not one), else 1.""",
     )
+    _add_json(parser)
+
+
+def _add_jobs(add: _AddParser) -> None:
+    parser = _add(
+        add,
+        "jobs",
+        "jobs",
+        "look at a job, wait for it, or cancel it",
+        """\
+A job is known by the id that it was submitted with, as in openai:sora-2:videos/video_1. `status` looks once; `wait`
+looks until it is over, and writes what it has made; `cancel` asks the service to stop. The status is 1 for a job that
+has failed.""",
+    )
+    parser.add_argument("action", choices=("status", "wait", "cancel"), help="what to do")
+    parser.add_argument("id", metavar="ID", help="of the job")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="how long `wait` waits (default: no limit)")
+    parser.add_argument("--output", metavar="FILE", help="where `wait` puts a film or a recording")
     _add_json(parser)
 
 

@@ -6,6 +6,7 @@ which `requests` makes into what a backend is asked, and `streams` what comes pi
 
 from asyncllm.media_calls.calls import MediaCalls
 from asyncllm.media_calls.options import (
+    DubOptions,
     ImageOptions,
     IsolateOptions,
     MediaOptions,
@@ -13,11 +14,13 @@ from asyncllm.media_calls.options import (
     SpeechOptions,
     TranscribeOptions,
     Upload,
+    VideoOptions,
 )
 from asyncllm.media_calls.streams import ImageStream, MediaStream, SpeechStream
 from asyncllm.media_calls.waiting import WaitingMedia, WaitingMediaCalls
 
 __all__ = [
+    "DubOptions",
     "ImageOptions",
     "ImageStream",
     "IsolateOptions",
@@ -29,6 +32,7 @@ __all__ = [
     "SpeechStream",
     "TranscribeOptions",
     "Upload",
+    "VideoOptions",
     "WaitingMedia",
     "WaitingMediaCalls",
 ]

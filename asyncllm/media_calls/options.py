@@ -12,6 +12,7 @@ from asyncllm.types import Timeouts
 
 __all__ = [
     "Dialogue",
+    "DubOptions",
     "ImageOptions",
     "IsolateOptions",
     "MediaOptions",
@@ -19,6 +20,7 @@ __all__ = [
     "SpeechOptions",
     "TranscribeOptions",
     "Upload",
+    "VideoOptions",
 ]
 
 Upload: TypeAlias = str | os.PathLike[str] | bytes | MediaFile
@@ -99,6 +101,36 @@ class ImageOptions(MediaOptions, total=False):
     """Percent, of a `webp` or `jpeg`."""
     response_format: Literal["b64_json", "url"]
     """Bytes or an address, for services that give either."""
+
+
+class VideoOptions(MediaOptions, total=False):
+    """Keyword arguments of `generate_video` and `submit_video`."""
+
+    seconds: float
+    """How long the film is to be."""
+    size: str
+    """`WIDTHxHEIGHT` in pixels."""
+    aspect_ratio: str
+    """`WIDTH:HEIGHT`, in place of `size`."""
+    resolution: str
+    """Of the shorter side, in the service's own word, such as `720p`."""
+    image: Upload
+    """A picture that the film begins with, or goes by."""
+    last_image: Upload
+    """A picture that it ends with."""
+    references: Sequence[Upload]
+    """Pictures of what is to be seen in it."""
+
+
+class DubOptions(MediaOptions, total=False):
+    """Keyword arguments of `dub` and `submit_dub`."""
+
+    source_language: str
+    """What is spoken, as an ISO 639 code such as `en`; by default the service finds out."""
+    speakers: int
+    """How many speak; by default the service finds out."""
+    duration_s: float
+    """How long the recording is: what the call is billed by, where the service does not say it."""
 
 
 class RerankOptions(MediaOptions, total=False):

@@ -10,34 +10,40 @@ from typing import Any, TypeVar, cast, get_args
 from msgspec import UNSET, Struct
 
 from asyncllm.backend import (
+    DubRequest,
     ImageRequest,
     IsolateRequest,
     ModerateRequest,
     RerankRequest,
     SpeechRequest,
     TranscribeRequest,
+    VideoRequest,
 )
 from asyncllm.calls import check_names, extra_of, timeouts_of
 from asyncllm.errors import InvalidRequestError
 from asyncllm.media import Line, MediaFile, SpeechMode, TimestampUnit
 from asyncllm.media_calls.options import (
     Dialogue,
+    DubOptions,
     ImageOptions,
     IsolateOptions,
     MediaOptions,
     RerankOptions,
     SpeechOptions,
     TranscribeOptions,
+    VideoOptions,
 )
 from asyncllm.types import ImagePart, TextPart, Timeouts
 
 __all__ = [
+    "dub_request",
     "image_request",
     "isolate_request",
     "moderate_request",
     "rerank_request",
     "speech_request",
     "transcribe_request",
+    "video_request",
 ]
 
 T = TypeVar("T")
@@ -92,15 +98,21 @@ _RULES: dict[str, _Rule] = {
     "partial_images": _Rule(lambda value: _is_count(value, 0), "a whole number from 0 up"),
     "prompt": _TEXT,
     "quality": _TEXT,
+    "resolution": _TEXT,
     "response_format": _one_of("b64_json", "url"),
+    "seconds": _SECONDS,
     "size": _Rule(lambda value: _is_text(value) and bool(_SIZE.fullmatch(value)), "WIDTHxHEIGHT in pixels, or auto"),
+    "source_language": _TEXT,
+    "speakers": _COUNT,
     "speed": _Rule(lambda value: _is_number(value) and value > 0, "a number above zero"),
+    "target_language": _TEXT,
     "temperature": _Rule(_is_number, "a number from 0 up"),
     "timestamps": _Rule(_are_units, f"a list of {' and '.join(get_args(TimestampUnit))}"),
     "top_n": _COUNT,
     "verbose": _Rule(lambda value: isinstance(value, bool), "True or False"),
     "voice": _TEXT,
 }
+_FILES = frozenset({"image", "last_image", "references"})
 _COMMON = frozenset(MediaOptions.__optional_keys__)
 
 
@@ -159,6 +171,27 @@ def image_request(
     return ImageRequest(prompt=prompt, stream=stream, **given, **more, **_common(options, timeouts))
 
 
+def video_request(prompt: str, options: VideoOptions, timeouts: Timeouts) -> VideoRequest:
+    """A film to make, its pictures left out: reading them takes time. Raises `InvalidRequestError`."""
+    if not _is_text(prompt):
+        raise InvalidRequestError("prompt is a text that is not empty", field="prompt")
+    given = _checked(options, VideoOptions, files=_FILES)
+    if given.get("size") == "auto":
+        raise InvalidRequestError("size is WIDTHxHEIGHT in pixels", field="size")
+    for name in ("aspect_ratio", "resolution"):
+        if "size" in given and name in given:
+            raise InvalidRequestError(f"give size or {name}, not both: either decides", field=name)
+    return VideoRequest(prompt=prompt, **given, **_common(options, timeouts))
+
+
+def dub_request(source: MediaFile | str, target_language: str, options: DubOptions, timeouts: Timeouts) -> DubRequest:
+    """A recording, or the address of one, to dub. Raises `InvalidRequestError`."""
+    _check("target_language", target_language)
+    file, url = (None, source) if isinstance(source, str) else (source, None)
+    given = _checked(options, DubOptions)
+    return DubRequest(file=file, url=url, target_language=target_language, **given, **_common(options, timeouts))
+
+
 def moderate_request(
     content: str | Sequence[str | TextPart | ImagePart], options: MediaOptions, timeouts: Timeouts
 ) -> ModerateRequest:
@@ -203,10 +236,11 @@ def rerank_request(query: str, documents: Sequence[str], options: RerankOptions,
     return RerankRequest(query=query, documents=tuple(documents), **given, **_common(options, timeouts))
 
 
-def _checked(options: Any, kind: Any) -> dict[str, Any]:
-    """The options that are of this call alone, each of them right."""
+def _checked(options: Any, kind: Any, *, files: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The options that are of this call alone, each of them right, without those that are `files`."""
     check_names(options, kind.__optional_keys__)
-    given = {name: value for name, value in options.items() if name not in _COMMON and value is not UNSET}
+    left = _COMMON | files
+    given = {name: value for name, value in options.items() if name not in left and value is not UNSET}
     for name, value in given.items():
         _check(name, value)
     return given

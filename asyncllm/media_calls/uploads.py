@@ -55,7 +55,7 @@ def check_upload(source: object, field: str) -> None:
     )
 
 
-async def read_upload(source: Upload, field: str, kind: Literal["audio", "image"]) -> MediaFile:
+async def read_upload(source: Upload, field: str, kind: Literal["audio", "image", "media"]) -> MediaFile:
     """The file to send. Raises `InvalidRequestError` for one that cannot be read or is empty."""
     check_upload(source, field)
     if isinstance(source, MediaFile):

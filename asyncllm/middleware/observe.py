@@ -42,6 +42,18 @@ class Observer:
             claim = reserve(budgets, trail.request, None if tariff is None else tariff.known())
         return Observation(self._hooks, claim, trail)
 
+    def resume(self, trail: Trail, claim: Reservation | None) -> Observation:
+        """The same for what a job has made, which no budget refuses: it is paid for. `claim` is what `keep` gave.
+
+        Where there is none, as in another process, the budgets learn of the job now.
+        """
+        if claim is None:
+            budgets = (*self._budgets, *(one for one in budgets_in_force() if one not in self._budgets))
+            for one in budgets:
+                one.start()
+            claim = Reservation(budgets, None, 0, 0.0)
+        return Observation(self._hooks, claim, trail)
+
 
 class Observation:
     """One call: `begin` it, then `end` it once, whichever way it ends."""
@@ -87,6 +99,11 @@ class Observation:
             maybe_billed=error.maybe_billed,
             partial=error.partial,
         )
+
+    def keep(self) -> Reservation | None:
+        """What was set aside for the call, which stays so after its end: what it takes is known later."""
+        claim, self._claim = self._claim, None
+        return claim
 
     async def end(self, response: Response | None, usage: Usage | None, error: BaseException | None) -> None:
         """The call is over: answered if there is no `error`. What comes after the first time is not told."""

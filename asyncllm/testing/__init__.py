@@ -1,6 +1,7 @@
 """The kit for those who write backends, and for those who test code that uses them.
 
     ScriptedBackend, ScriptedTransport  play what they are told at the two seams, `Backend` and `Transport`
+    ScriptedJobs                        a backend whose jobs go as they are told to
     FaultyServer                        a real server on 127.0.0.1 that misbehaves as its script says
     ManualClock, VirtualTimeLoop        time that moves when told to, and an event loop on which waiting takes none
     Recorder, ReplayBackend             what a backend gave, kept in a file and played again
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     )
     from asyncllm.testing.recording import NotRecordedError, RecordedCall, Recorder, Recording, ReplayBackend
     from asyncllm.testing.scripted_backend import Script, ScriptedBackend, Step
+    from asyncllm.testing.scripted_jobs import ScriptedJobs, ScriptedLook
     from asyncllm.testing.scripted_transport import ScriptedReply, ScriptedTransport, in_pieces
     from asyncllm.testing.seen import SeenRequest
     from asyncllm.testing.server import FaultyServer
@@ -68,6 +70,8 @@ __all__ = [
     "Rst",
     "Script",
     "ScriptedBackend",
+    "ScriptedJobs",
+    "ScriptedLook",
     "ScriptedReply",
     "ScriptedTransport",
     "SeenRequest",
@@ -114,6 +118,7 @@ _HOME = {
     ],
     "recording": ["NotRecordedError", "RecordedCall", "Recorder", "Recording", "ReplayBackend"],
     "scripted_backend": ["Script", "ScriptedBackend", "Step"],
+    "scripted_jobs": ["ScriptedJobs", "ScriptedLook"],
     "scripted_transport": ["ScriptedReply", "ScriptedTransport", "in_pieces"],
     "seen": ["SeenRequest"],
     "server": ["FaultyServer"],

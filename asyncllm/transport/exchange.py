@@ -38,6 +38,8 @@ _ERROR_BODY_S = 5
 _DRAIN_BYTES = 64 * 2**10
 _DRAIN_S = 0.1
 _REDIRECTS = 3
+_REDIRECTED = (307, 308)
+_MOVED = (301, 302, 303, *_REDIRECTED)
 _WHOLE_BYTES = 2**20  # a larger body is sent in pieces, so that other calls get their turn in between
 
 
@@ -69,7 +71,7 @@ class Exchange(Waiter):
     async def __aenter__(self) -> HttpReply:
         call = self._call
         response = await self._send(call.url)
-        if response.status in (307, 308):
+        if self._leads_on(response):
             response = await self._follow(response)
         self._response = response
         self._content = response.content
@@ -201,12 +203,16 @@ class Exchange(Waiter):
                 return response
             response.close()
             response = await self._send(target)
-            if response.status not in (307, 308):
+            if not self._leads_on(response):
                 return response
         response.close()
         raise RedirectRefusedError(
             f"{host_of(self._call.url)} redirects more than {_REDIRECTS} times in a row", status=response.status
         )
+
+    def _leads_on(self, response: aiohttp.ClientResponse) -> bool:
+        """Whether a reply is a redirect that keeps the call what it is; any does of a call that asks for a file."""
+        return response.status in (_MOVED if self._call.method == "GET" else _REDIRECTED)
 
     async def _refused(self, coding: str | None) -> APIError:
         """What a reply without a good status, or in an unknown coding, means."""

@@ -10,7 +10,8 @@ the vendor's client sends nulls and 128 for `max_tokens`. A text is sent as the 
 a path in it is not uploaded.
 
 A run that is not done at once is asked after until it is, within the deadlines of the call, and is never submitted
-again: it is billed by the run. So once a run is accepted, its errors are not retryable.
+again: it is billed by the run. So once a run is accepted, its errors are not retryable. `submit` makes a job of a run,
+which is asked after by the address that the service gives.
 """
 
 from __future__ import annotations
@@ -44,5 +45,5 @@ def about(_: str, /) -> About:
     return About(
         summary="aiXplain's models, whoever supplies them",
         variables=("TEAM_API_KEY", "AIXPLAIN_API_KEY", "MODELS_RUN_URL", "BACKEND_URL"),
-        calls=("chat", "list_models", "get_model"),
+        calls=("chat", "list_models", "get_model", "submit"),
     )

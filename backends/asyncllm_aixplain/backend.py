@@ -12,9 +12,11 @@ from msgspec import UNSET
 from asyncllm.backend import Config, Context, HttpCall, Secret, require_supported
 from asyncllm.errors import ConfigError, InvalidRequestError, UnsupportedError
 from asyncllm.exchange import EVENT_STREAM
+from asyncllm.trusted import Trusted, trusted_hosts
 from asyncllm.types import ModelInfo, Request
 from asyncllm_aixplain.catalog import Catalog
-from asyncllm_aixplain.polling import Poller, Trusted
+from asyncllm_aixplain.jobs import RunJobs
+from asyncllm_aixplain.polling import Poller
 from asyncllm_aixplain.requests import write_run
 from asyncllm_aixplain.run import Run
 
@@ -26,7 +28,7 @@ _OWN = ".aixplain.com"
 _SUPPORTED = frozenset({"chat", "extra", "max_tokens", "temperature", "top_p", "JsonSchema"})
 
 
-class AiXplain:
+class AiXplain(RunJobs):
     """The models that one key may run."""
 
     def __init__(self, config: Config, context: Context) -> None:
@@ -45,19 +47,14 @@ class AiXplain:
         self._asks_catalog = config.option("catalog", bool, False)
         if self._asks_catalog:
             self._catalog.require()
+        self._trusted = Trusted(self._url, trusted_hosts(config))
         self._poller = Poller(
-            context.transport,
-            context.clock,
-            self._headers,
-            trusted=Trusted(self._url, _hosts(config)),
-            wait_s=_wait_s(config),
+            context.transport, context.clock, self._headers, trusted=self._trusted, wait_s=_wait_s(config)
         )
 
     def open(self, request: Request, /) -> Run:
         """Start one run; see `asyncllm.backend.Backend`."""
-        require_supported(request, _SUPPORTED, backend=self._name)
-        if request.model in (".", ".."):  # which an address would take for something else
-            raise InvalidRequestError("a model is the id of one", field="model", backend=self._name)
+        self._check(request)
         return Run(self._transport, self._clock, self._poller, request, self._call)
 
     async def list_models(self) -> Sequence[ModelInfo]:
@@ -74,6 +71,11 @@ class AiXplain:
 
     async def aclose(self) -> None:
         """Nothing is held here: connections belong to the transport."""
+
+    def _check(self, request: Request) -> None:
+        require_supported(request, _SUPPORTED, backend=self._name)
+        if request.model in (".", ".."):  # which an address would take for something else
+            raise InvalidRequestError("a model is the id of one", field="model", backend=self._name)
 
     async def _call(self, request: Request) -> HttpCall:
         """The call that runs `request`, once the catalogue has nothing against it."""
@@ -126,15 +128,6 @@ def _key(config: Config, env: Mapping[str, str]) -> Secret:
             field="api_key",
         )
     return team or other or config.require_key(env, "TEAM_API_KEY")
-
-
-def _hosts(config: Config) -> list[str]:
-    hosts: list[Any] = config.option("trusted_hosts", list, [])
-    if not all(isinstance(host, str) and host and "/" not in host and "@" not in host for host in hosts):
-        raise ConfigError(
-            "trusted_hosts is a list of hosts, each as host or host:port", backend=config.backend, field="trusted_hosts"
-        )
-    return hosts
 
 
 def _wait_s(config: Config) -> float:

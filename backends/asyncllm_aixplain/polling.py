@@ -6,22 +6,21 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from math import inf
-from urllib.parse import urlsplit
 
 from asyncllm.backend import Clock, HttpCall, Transport
 from asyncllm.errors import (
     APIError,
     APITimeoutError,
     FirstEventTimeoutError,
-    RedirectRefusedError,
     ResponseValidationError,
     TotalTimeoutError,
 )
+from asyncllm.trusted import Trusted
 from asyncllm.types import Timeouts
 from asyncllm_aixplain.failures import scrubbed
 from asyncllm_aixplain.replies import is_over
 
-__all__ = ["Poller", "Trusted"]
+__all__ = ["Poller"]
 
 _LEAST_S = 0.2
 _MOST_S = 60.0
@@ -29,34 +28,6 @@ _GROWTH = 1.1
 _SPREAD = 0.2
 _TOLERATED = 3  # failures in a row that may pass
 _MARGIN_S = 0.1  # before the deadline: what is raised then knows why
-_PORTS = {"http": 80, "https": 443}
-
-
-class Trusted:
-    """Where the key may be taken: to the origin of `url`, and to `hosts`, there over TLS unless `url` is without."""
-
-    def __init__(self, url: str, hosts: list[str]) -> None:
-        parts = urlsplit(url)
-        self._own = (parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme))
-        self._schemes = {"https", parts.scheme}
-        self._hosts = {host.lower() for host in hosts}
-
-    def check(self, url: str) -> None:
-        """Raise `RedirectRefusedError` for an address that the key may not be taken to."""
-        try:
-            parts = urlsplit(url)
-            scheme, host, port = parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
-        except ValueError:
-            scheme, host, port, parts = "", "", None, urlsplit("")
-        is_named = f"{host}:{port}" in self._hosts or (host in self._hosts and port == _PORTS.get(scheme))
-        is_trusted = (scheme, host, port) == self._own or (is_named and scheme in self._schemes)
-        if is_trusted and parts.username is None and parts.password is None:
-            return
-        raise RedirectRefusedError(
-            f"the result of the run is to be asked for at {host[:100] or 'an address that is none'}, which would get "
-            "the key; if that is right, name it in the option trusted_hosts",
-            maybe_billed=True,
-        )
 
 
 class Poller:

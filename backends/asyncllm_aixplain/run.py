@@ -18,7 +18,7 @@ from asyncllm_aixplain.failures import categorised
 from asyncllm_aixplain.polling import Poller
 from asyncllm_aixplain.replies import PendingError, RunStream, read_result
 
-__all__ = ["Run"]
+__all__ = ["Run", "settle"]
 
 
 class Run:
@@ -54,7 +54,7 @@ class Run:
         except APIError as error:
             if isinstance(error, APIStatusError) and not error.maybe_billed:
                 raise categorised(error) from None
-            _settle(error)
+            settle(error)
             raise
         self._exchange = exchange
         if events.rest is None:
@@ -80,7 +80,7 @@ class Run:
         except PendingError as pending:
             url = pending.url
         except APIError as error:
-            _settle(error, accepted=True)
+            settle(error, accepted=True)
             raise
         if url is not None:
             async for batch in self._later(url, call, since):
@@ -92,7 +92,7 @@ class Run:
             body = await self._poller.result(url, call, since)
             events = read_result(body, model=self._request.model, limit=self._limit, call=call)
         except APIError as error:
-            _settle(error, accepted=True)
+            settle(error, accepted=True)
             raise
         yield events
 
@@ -100,7 +100,7 @@ class Run:
         try:
             return read_result(body, model=self._request.model, limit=self._limit, call=call)
         except APIError as error:
-            _settle(error, accepted=True)
+            settle(error, accepted=True)
             raise
 
     def _decoder(self, call: HttpCall, _: HttpReply, kind: str) -> RunStream | None:
@@ -109,7 +109,7 @@ class Run:
         return RunStream(model=self._request.model, limit=self._limit, call=call)
 
 
-def _settle(error: APIError, *, accepted: bool = False) -> None:
+def settle(error: APIError, *, accepted: bool = False) -> None:
     """Say of `error` that the call is not to be made again, unless it is certain that no run has begun."""
     error.maybe_billed = error.maybe_billed or accepted
     error.retryable = error.retryable and not error.maybe_billed

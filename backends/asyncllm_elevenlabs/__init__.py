@@ -1,4 +1,4 @@
-"""ElevenLabs: speech, dialogues, music, effects, isolation of voices, and transcripts.
+"""ElevenLabs: speech, dialogues, music, effects, isolation of voices, transcripts, and dubs.
 
 Source: https://elevenlabs.io/docs/api-reference. Environment: `ELEVENLABS_API_KEY`, `ELEVENLABS_BASE_URL`. It has no
 chat: `open` refuses by name.
@@ -20,7 +20,7 @@ def connect(config: Config, context: Context, /) -> Backend:
 def about(_: str, /) -> About:
     """A row of the table of backends."""
     return About(
-        summary="ElevenLabs: speech, music, effects and transcripts",
+        summary="ElevenLabs: speech, music, effects, transcripts and dubs",
         variables=("ELEVENLABS_API_KEY", "ELEVENLABS_BASE_URL"),
-        calls=("speak", "transcribe", "isolate", "list_models"),
+        calls=("speak", "transcribe", "isolate", "list_models", "submit_dub"),
     )

@@ -30,6 +30,7 @@ from asyncllm.media import MediaFile, Speech, Transcript, Word
 from asyncllm.media_http import decode_document, open_sound, read_sound
 from asyncllm.multipart import encode_form, option_fields
 from asyncllm.types import ModelInfo, Request, Timeouts, Usage
+from asyncllm_elevenlabs.dubbing import Dubbing
 
 __all__ = ["ElevenLabs"]
 
@@ -72,7 +73,7 @@ class _Model(Struct):
     model_id: str
 
 
-class ElevenLabs:
+class ElevenLabs(Dubbing):
     """One account at one address."""
 
     def __init__(self, config: Config, context: Context) -> None:

@@ -26,7 +26,9 @@ from asyncllm.events import Event, Events, UsageReport
 from asyncllm.exchange import Exchange, raise_embedded
 from asyncllm.media import Image, ImageFrame, Images
 from asyncllm.media_http import as_events, decode_document
+from asyncllm.trusted import Trusted, trusted_hosts
 from asyncllm.types import ModelInfo, Request, Timeouts, Usage
+from asyncllm_gemini.video import Films
 
 __all__ = ["Gemini"]
 
@@ -88,11 +90,11 @@ class _Models(_Wire):
     models: list[_Model] = []
 
 
-class Gemini:
+class Gemini(Films):
     """One project at one address."""
 
     def __init__(self, config: Config, context: Context) -> None:
-        config.check_options("api_version", "headers")
+        config.check_options("api_version", "headers", "trusted_hosts")
         self._name = config.backend
         self._transport = context.transport
         url = config.url(context.env, "GOOGLE_GEMINI_BASE_URL", f"https://{_HOST}")
@@ -100,6 +102,8 @@ class Gemini:
         if not version.isalnum():
             raise ConfigError("the option 'api_version' is v1 or v1beta", backend=config.backend, field="api_version")
         self._models = f"{url}/{version}/models"
+        self._films = f"{url}/{version if 'api_version' in config.options else 'v1beta'}"
+        self._trusted = Trusted(url, trusted_hosts(config))
         key = config.key(context.env, "GEMINI_API_KEY") or config.key(context.env, "GOOGLE_API_KEY")
         if key is None and urlsplit(url).hostname == _HOST:
             key = config.require_key(context.env, "GEMINI_API_KEY")

@@ -25,7 +25,8 @@ def connect(config: Config, context: Context, /) -> Backend:
 
     `api="responses"` speaks OpenAI's Responses API (`POST /responses`) in place of chat completions. Nothing is stored
     unless a call says `extra={"store": True}`; text completions, and options that this API lacks, are refused by name.
-    With it, the options of chats are none: `delta_mode`, `include_usage`, `max_tokens_field`.
+    With it, the options of chats are none: `delta_mode`, `include_usage`, `max_tokens_field`. `submit` has a response
+    made in the background, by that same API in any case, and so stored.
     """
     return OpenAIWithBatches(config, context)
 
@@ -46,5 +47,7 @@ def about(_: str, /) -> About:
             "edit_image",
             "moderate",
             "rerank",
+            "submit",
+            "submit_video",
         ),
     )

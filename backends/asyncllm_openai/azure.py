@@ -27,9 +27,12 @@ from asyncllm.backend import (
     Backend,
     Config,
     Context,
+    DubRequest,
     EmbedRequest,
     HttpCall,
     ImageRequest,
+    JobRequest,
+    JobState,
     MediaEvents,
     MediaRequest,
     Secret,
@@ -37,7 +40,7 @@ from asyncllm.backend import (
     TranscribeRequest,
 )
 from asyncllm.dialect import Flavor
-from asyncllm.errors import ConfigError
+from asyncllm.errors import ConfigError, UnsupportedError
 from asyncllm.exchange import Exchange
 from asyncllm.media import Images, Speech, Transcript
 from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request
@@ -64,7 +67,10 @@ _OF_DEPLOYMENTS = frozenset(
         "/embeddings", "/images/edits", "/images/generations",
     }
 )  # fmt: skip
-_CALLS = ("chat", "complete", "embed", "list_models", "transcribe", "speak", "generate_image", "edit_image")
+_CALLS = (
+    "chat", "complete", "embed", "list_models", "transcribe", "speak", "generate_image", "edit_image", "submit",
+    "submit_video",
+)  # fmt: skip
 _OPTIONS = ("ad_token", "api", "api_version", "context_tokens", "deployments", "token_provider", "tokenizer")
 
 
@@ -146,6 +152,20 @@ class Azure(OpenAIWithBatches):
     def open_image(self, request: ImageRequest, /) -> MediaEvents:
         """See `OpenAI`."""
         return super().open_image(self._named(request))
+
+    async def submit(self, request: JobRequest, /) -> JobState:
+        """See `OpenAI`: films on the `v1` surface, responses on any that has them."""
+        if isinstance(request, DubRequest):
+            return await super().submit(request)
+        since = _RESPONSES if isinstance(request, Request) else None
+        if self._version is not None and (since is None or self._version < since):
+            raise UnsupportedError(
+                f"jobs need api_version='v1'{'' if since is None else f', or a date from {since}-preview on'}, and not "
+                f"{self._version}",
+                backend=self._name,
+                field="submit" if since else "submit_video",
+            )
+        return await super().submit(msgspec.structs.replace(request, model=self._deployment(request.model)))
 
     async def list_models(self) -> Sequence[ModelInfo]:
         """What `deployments` names; without it, the models that the service says the resource could use."""

@@ -24,6 +24,7 @@ from asyncllm.errors import ConfigError
 from asyncllm.events import Event
 from asyncllm.exchange import EVENT_STREAM, Exchange, StreamDecoder
 from asyncllm.types import Embeddings, ModelInfo, Noun, Request, Timeouts
+from asyncllm_openai.jobs import OpenAIJobs
 from asyncllm_openai.media import OpenAIMedia
 
 __all__ = ["CHAT", "COMPATIBLE", "OpenAI", "Service"]
@@ -70,7 +71,7 @@ class Service(Noun, frozen=True, kw_only=True):
     _private = frozenset({"url", "headers"})
 
 
-class OpenAI(OpenAIMedia):
+class OpenAI(OpenAIMedia, OpenAIJobs):
     """One server at one address: OpenAI's own, or the one that `base_url` names, where no `service` is given."""
 
     def __init__(self, config: Config, context: Context, service: Service | None = None) -> None:
@@ -96,6 +97,7 @@ class OpenAI(OpenAIMedia):
         self._extended = service.extended
         self._probe = service.probe
         self._bare_transcripts = service.bare_transcripts
+        self.job_calls = frozenset({"submit", "submit_video"})
 
     def open(self, request: Request, /) -> Exchange:
         """Start one chat or completion; see `asyncllm.backend.Backend`."""

@@ -16,6 +16,8 @@ _METHODS: dict[str, tuple[str, ...]] = {
     ),  # as `Batches` has them
     "chat": (),  # which `open` serves
     "complete": (),
+    "submit": ("submit", "poll", "cancel", "job_result"),
+    "submit_video": ("submit", "poll", "cancel", "job_result"),
     "edit_image": ("edit_image", "open_image"),
     "generate_image": ("generate_image", "open_image"),
     "speak": ("speak", "open_speech"),
@@ -38,3 +40,5 @@ class _Offered:
         self.aclose = server.aclose
         for method in (method for call in calls for method in _METHODS.get(call, (call,))):
             setattr(self, method, getattr(server, method))
+        if jobs := server.job_calls.intersection(calls):
+            self.job_calls = jobs

@@ -113,7 +113,7 @@ async def test_row_086_text_to_speech_is_billed_by_its_characters() -> None:
     assert (speech.data, speech.usage) == (MP3, Usage(characters=5))
 
 
-async def test_row_087_partly_a_voice_is_isolated_and_billed_by_its_length() -> None:
+async def test_row_087_a_voice_is_isolated_and_billed_by_its_length() -> None:
     async with elevenlabs() as (_, client):
         voice = await client.isolate(WAV, duration_s=90)
         with pytest.raises(InvalidRequestError):

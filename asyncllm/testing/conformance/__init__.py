@@ -61,6 +61,7 @@ Calls beside `open`
     texts are embedded in order or refused
     models are listed or the list refused
     a backend that answers says that it is alive
+    a job is worked off or refused
     a client gets the same answer
 
 Ways out of a call

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
 
-from asyncllm.backend import Backend, Embedder, EmbedRequest, Health, Models, PromptChecker
+from asyncllm.backend import Backend, Embedder, EmbedRequest, Health, JobBackend, Models, PromptChecker
 from asyncllm.client import Client
 from asyncllm.errors import UnsupportedError
 from asyncllm.testing.conformance.subject import Subject, check
 
 __all__ = ["CallChecks"]
+
+_ORDER = ("queued", "running")
+_PAUSE_S = 0.02
 
 
 class CallChecks(Subject):
@@ -70,6 +74,31 @@ class CallChecks(Subject):
             alive = await backend.is_alive() if isinstance(backend, Health) else await self._client(backend).is_alive()
             assert alive is True, f"is_alive is {alive!r} of a backend that answers"
             await self.answer(backend)
+
+    @check
+    async def test_a_job_is_worked_off_or_refused(self, backend: Backend) -> None:
+        """By an id from which it is found again; its status goes forward alone, and what it has made is there twice."""
+        if not isinstance(backend, JobBackend):
+            await self._refused(backend, "submit", lambda client: client.submit("Hello"))
+            return
+        assert backend.job_calls, "a backend with jobs takes none"
+        if self.job_request is None:
+            return
+        state = await backend.submit(self.job_request)
+        assert state.id, "a job has no id"
+        place = 0
+        async with asyncio.timeout(self.patience_s):
+            while not state.is_final:
+                assert _ORDER.index(state.status) >= place, f"a job goes back to {state.status!r}"
+                place = _ORDER.index(state.status)
+                await asyncio.sleep(_PAUSE_S)
+                state = await backend.poll(state.id)
+        assert state.status == "succeeded", f"the job ended as {state.status!r}: {state.error!r}"
+        for _ in range(2):
+            seen = await backend.poll(state.id)
+            assert seen.status == "succeeded", f"a job that was done is {seen.status!r}"
+            made = await backend.job_result(seen) if seen.result is None else seen.result
+            assert made is not None, "a job that has succeeded has made nothing"
 
     @check
     async def test_a_client_gets_the_same_answer(self, backend: Backend) -> None:

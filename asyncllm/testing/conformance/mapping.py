@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
-from asyncllm.backend import Embedder, EmbedRequest, Health, HttpCall, Models, PromptChecker
+from asyncllm.backend import (
+    DubRequest,
+    Embedder,
+    EmbedRequest,
+    Health,
+    HttpCall,
+    JobBackend,
+    JobRequest,
+    Models,
+    PromptChecker,
+    VideoRequest,
+)
 from asyncllm.client import Client
 from asyncllm.errors import (
     APIConnectionError,
@@ -177,7 +189,7 @@ class MappingChecks(Failing):
             self.is_proper(error, f"503 with {what}")
 
     def test_every_other_call_fails_by_the_same_classes(self) -> None:
-        """Embedding, counting, listing and asking for life, of a service that answers 429 and of one with nonsense."""
+        """Embedding, counting, listing, jobs, asking for life: a service that answers 429, and one with nonsense."""
         for reply, kind in ((_reply(429, {}, "rate_limit_exceeded"), RateLimitError), (_nonsense, AsyncLLMError)):
             run_clean(self._others_fail(ScriptedTransport([reply]), kind))
 
@@ -205,6 +217,14 @@ class MappingChecks(Failing):
                 calls["check_prompt"] = lambda: backend.check_prompt(self.request(CANARY))
             if isinstance(backend, Models):
                 calls["list_models"] = backend.list_models
+            if isinstance(backend, JobBackend):
+                asked: dict[str, JobRequest] = {
+                    "submit": self.request(CANARY, stream=False),
+                    "submit_video": VideoRequest(model=self.model, prompt=CANARY),
+                    "submit_dub": DubRequest(model=self.model, url=f"http://{CANARY}", target_language="es"),
+                }
+                for call_kind in backend.job_calls:
+                    calls[call_kind] = functools.partial(backend.submit, asked[call_kind])
             for name, call in calls.items():
                 sent = len(transport.calls)
                 error = await self._raised(call)

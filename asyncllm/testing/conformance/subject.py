@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from asyncllm.backend import Backend, Config, Context, Secret, Transport
+from asyncllm.backend import Backend, Config, Context, JobRequest, Secret, Transport
 from asyncllm.clock import LoopClock
 from asyncllm.collect import Collector
 from asyncllm.events import Event
@@ -39,6 +39,8 @@ class Subject:
     embed_model: str | None = None
     """A model that embeds, where it is another one or where it must: without it, a backend that has `embed` may still
     refuse as it is configured here."""
+    job_request: JobRequest | None = None
+    """What a job is made of; without it, a backend that has jobs is asked for none."""
     bad_models: tuple[str, ...] = ()
     """Models that cannot answer: a call to each is an error of the tree."""
     options: Mapping[str, Any] = {}
