@@ -128,7 +128,6 @@ class Client(MediaCalls, JobCalls, BatchCalls):
         env = os.environ if env is None else env
         settings = settings_of(config, env)
         self._timeouts = timeouts
-        self._clock = clock or LoopClock()
         self._dog = Watchdog()
         self._observer = Observer(Hooks(hooks), budget)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -143,7 +142,7 @@ class Client(MediaCalls, JobCalls, BatchCalls):
                 options=options or {},
             ),
             means=Means(
-                clock=self._clock,
+                clock=clock or LoopClock(),
                 dog=self._dog,
                 retry=retry or Retry(attempts=1),
                 hedge=hedge,
@@ -353,7 +352,7 @@ class Client(MediaCalls, JobCalls, BatchCalls):
         backend = target.place.backend
         if not isinstance(backend, Batches):
             raise lacking(target, "run_batch, via='vendor',")
-        return backend, target.model, self._clock
+        return backend, target.model, target.place.clock
 
     def _candidates(self, request: Request, model: Model | None) -> list[Candidate]:
         self._bind()

@@ -108,7 +108,8 @@ async def split(
 ) -> AsyncGenerator[Part | BatchOutcome]:
     """Parts as large as `batch_limits` allow, and the outcomes of items that the service cannot take.
 
-    A part has no more than `most` items. It is of one model, and of chats or of text completions; there is one open of each at a time.
+    A part has no more than `most` items. It is of one model, and of chats or of text completions; there is one open of
+    each at a time.
     """
     limits = batches.batch_limits
     most = min((count for count in (limits.items, most) if count is not None), default=None)
