@@ -348,7 +348,10 @@ class Client(MediaCalls, JobCalls, BatchCalls):
         return await self._once("embed", target, request, lambda: backend.embed(request))
 
     def _service(self, model: Model | None) -> tuple[Batches, str, Clock]:
-        target = self._target(model)
+        self._bind()
+        target, *others = self._routes.resolve(model)
+        if others:
+            raise InvalidRequestError("via='vendor' goes to one model, not to several in turn", field="model")
         backend = target.place.backend
         if not isinstance(backend, Batches):
             raise lacking(target, "run_batch, via='vendor',")

@@ -54,7 +54,7 @@ FLOOR = {
     "prices": 2,
     "registry": 2,
     "transport": 2,
-    "workspace": 2,
+    "workspace": 3,
     "middleware": 3,
     "repairs": 3,
     "sandbox": 3,

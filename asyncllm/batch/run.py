@@ -332,8 +332,6 @@ def _asking(caller: Caller, plan: BatchPlan, options: CallOptions) -> Ask:
 
 def _service(caller: Caller, plan: BatchPlan, options: CallOptions) -> Service:
     """Who works the rows off. Raises `UnsupportedError`, `ConfigError`."""
-    if plan.model is not None and not isinstance(plan.model, str):
-        raise InvalidRequestError("via='vendor' goes to one model, not to several in turn", field="model")
     batches, model, clock = caller.service(plan.model)
     limit_s = plan.settings.max_runtime_s
     settings = msgspec.structs.replace(

@@ -17,7 +17,7 @@ from asyncllm.batch.report import BatchStatus
 from asyncllm.batch.rows import Row
 from asyncllm.batch.runner import Runner
 from asyncllm.batch.vendor import run_vendor
-from asyncllm.errors import APIError, AsyncLLMError, UnsupportedError
+from asyncllm.errors import APIError, AsyncLLMError, RowAbandonedError, UnsupportedError
 from asyncllm.types import Request
 from asyncllm.workspace.records import OpenPart, RowState, RowStatus
 
@@ -155,7 +155,7 @@ class ServicedRunner(Runner):
             body = encode_answer(asked, outcome.response)
             await self._store.finish(self._lease, state.index, state.key, RowStatus.DONE, body)
             self._course.tally.add(outcome.response, None, 0)
-        elif outcome.error is not None:
+        elif outcome.error is not None and not (self._ended is not None and _is_unasked(outcome.error)):
             await self._end(state, outcome.error, RowStatus.FAILED)
         self._course.tell(in_flight=len(self._held))
 
@@ -165,6 +165,11 @@ class ServicedRunner(Runner):
         self._remote.pop(part.token, None)
         for index in _rows(part):
             self._held.pop(index, None)
+
+
+def _is_unasked(error: AsyncLLMError) -> bool:
+    """Whether the service never came to the row, because it was told to stop."""
+    return isinstance(error, RowAbandonedError)
 
 
 def _rows(part: Part) -> list[int]:
