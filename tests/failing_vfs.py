@@ -11,7 +11,7 @@ __all__ = ["Failing"]
 
 
 class Failing(apsw.VFS):
-    """Passes everything on, but for what `fails`, which is told the number of a write or a sync, counted from 1, says."""
+    """Passes everything on, unless `fails` has an error for a write or a sync of that number, counted from 1."""
 
     def __init__(self, name: str) -> None:
         self.fails: Callable[[int], Exception | None] = lambda _: None

@@ -12,10 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from small_batches import SmallBatch
-
 from asyncllm.batch.report import RunProgress
 from asyncllm.errors import WriteError
+from small_batches import SmallBatch
 
 WIDTH = 20_000
 

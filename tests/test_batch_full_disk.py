@@ -12,14 +12,14 @@ from typing import Any
 
 import apsw
 import pytest
-from failing_vfs import Failing
-from small_batches import SmallBatch, memory_folder, storing
 
 from asyncllm.batch import runner
 from asyncllm.batch.report import RunProgress
 from asyncllm.errors import StoreError
 from asyncllm.workspace import writer
 from asyncllm.workspace.batches import BatchStore
+from failing_vfs import Failing
+from small_batches import SmallBatch, memory_folder, storing
 
 WRITES = 200
 ROWS = 28
@@ -146,9 +146,8 @@ async def test_a_store_on_a_full_disk_can_be_closed_and_opened_again_later(batch
         record = await store.define("x", {}, {})
         lease = await store.take(record.id)
         disk.writes = 100
-        leaving = store.leave(lease, "stopped", ended=False)
-        task = asyncio.create_task(leaving)
-        while not store.is_full:
+        task = asyncio.create_task(store.leave(lease, "stopped", ended=False))
+        while not store.is_full:  # noqa: ASYNC110  # a thread says so
             await asyncio.sleep(0)
     with pytest.raises(StoreError, match="disk is full"):
         await task
