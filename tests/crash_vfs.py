@@ -99,7 +99,7 @@ class _Inode:
         """What a loss of power may leave of it."""
         left = bytearray(self.synced)
         share = chance.choice((0.0, 0.5, 0.9, 1.0))
-        for op in (sector for op in self.since for sector in _sectors(op)):
+        for op in (sector for whole in self.since for sector in _sectors(whole)):
             if chance.random() < share:
                 _apply(left, op)
             elif op.kind == "write" and share and chance.random() < 0.1:

@@ -31,7 +31,7 @@ class SmallBatch:
     """A file of `count` requests. What is asked of each is written down in `asked`."""
 
     def __init__(self, folder: Path, count: int, *, width: int = 40) -> None:
-        self.folder = folder
+        self.folder = self.output_folder = folder
         self.count = count
         self.width = width
         self.asked: list[int] = []
@@ -80,13 +80,13 @@ class SmallBatch:
     @property
     def output(self) -> Path:
         """Where its results go."""
-        return self.folder / "out.jsonl"
+        return self.output_folder / "out.jsonl"
 
     def results(self) -> list[tuple[str, str | None]]:
         """Name and text of every row in both files, `None` for a text that was refused. Fails if the order is wrong."""
         found: dict[int, tuple[str, str | None]] = {}
         for name in ("out.jsonl", "out.errors.jsonl"):
-            path = self.folder / name
+            path = self.output_folder / name
             lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()] if path.exists() else []
             numbers = [int(line["id"].removeprefix("batch_req_")) for line in lines]
             assert numbers == sorted(set(numbers))

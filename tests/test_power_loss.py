@@ -41,7 +41,8 @@ class NotingStore(BatchStore):
 
     def _connect(self) -> Db:
         db = super()._connect()
-        db.execute(f"PRAGMA wal_autocheckpoint=12; PRAGMA synchronous={self.synchronous}")
+        db.execute("PRAGMA wal_autocheckpoint=12").fetchall()
+        db.execute(f"PRAGMA synchronous={self.synchronous}")
         return db
 
     async def finish(self, lease: Lease, index: int, key: bytes, status: RowStatus, body: bytes) -> None:

@@ -30,18 +30,18 @@ class Course:
         self._tell = tell
         self._told = 0.0
         self._stage: Stage = "checking"
+        self._told_stage: Stage | None = None
         self._in_flight = 0
         self._paces: deque[tuple[float, int]] = deque(maxlen=_PACES)
 
     def tell(self, *, stage: Stage | None = None, total: int | None = None, in_flight: int | None = None) -> None:
         """Note what is new, and tell where it stands if that was not done just now."""
-        is_news = stage is not None and stage != self._stage
         self._stage = stage or self._stage
         self._total = self._total if total is None else total
         self._in_flight = self._in_flight if in_flight is None else in_flight
         now = asyncio.get_running_loop().time()
-        if self._tell is not None and (is_news or now - self._told >= _TELL_S):
-            self._told = now
+        if self._tell is not None and (self._seen != self._told_stage or now - self._told >= _TELL_S):
+            self._told, self._told_stage = now, self._seen
             self._tell(self.progress())
 
     def pace(self, now: float) -> None:
@@ -56,7 +56,7 @@ class Course:
         rate = self._rate()
         left = None if self._total is None else self._total - done - failed
         return RunProgress(
-            stage="paused" if self._store.is_full else self._stage,
+            stage=self._seen,
             total=self._total,
             done=done,
             failed=failed,
@@ -68,6 +68,10 @@ class Course:
             rows_per_s=rate,
             eta_s=left / rate if left is not None and rate else None,
         )
+
+    @property
+    def _seen(self) -> Stage:
+        return "paused" if self._store.is_full else self._stage
 
     def _rate(self) -> float:
         if len(self._paces) < 2:

@@ -30,7 +30,7 @@ from asyncllm.batch.runner import Ask, Runner, RunSettings
 from asyncllm.batch.serviced import Service, ServicedRunner
 from asyncllm.batch.tooling import check_evaluable, evaluating, tool_config_of
 from asyncllm.calls import CallOptions, Model, chat_request, check_names
-from asyncllm.errors import BatchLostError, ConfigError, InputError, InvalidRequestError, OutputExistsError
+from asyncllm.errors import BatchLostError, ConfigError, InputError, InvalidRequestError, OutputExistsError, StoreError
 from asyncllm.finishing import finish
 from asyncllm.sandbox import Sandbox
 from asyncllm.types import Request, Timeouts
@@ -243,7 +243,7 @@ async def run_plan(
     service = _service(caller, plan, options) if plan.via == "vendor" else None
     parts = await _parts(plan, options, place_options, given)
     fingerprint = await parts.source.fingerprint()
-    async with BatchStore(store) as batches:
+    async with BatchStore(store, waits=False) as batches:
         name = parts.target.output.name
         if not overwrite:
             await _must_be_free(parts.target, batches)
@@ -274,8 +274,11 @@ async def run_plan(
                     written = await export(
                         batches, record, parts.source, parts.target, overwrite=overwrite, lease=lease
                     )
-        finally:
-            await _leave(batches, lease, status)
+        except BaseException:
+            with suppress(StoreError):  # the lock is free in any case, and what ended the run is what counts
+                await _leave(batches, lease, status)
+            raise
+        await _leave(batches, lease, status)
         return await _report(batches, await batches.record(record.id), status, written)
 
 

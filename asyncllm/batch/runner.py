@@ -110,12 +110,17 @@ class Runner:
 
     @asynccontextmanager
     async def alive(self) -> AsyncGenerator[None]:
-        """Show to others that this run lives, and see what they want of it, as long as the block lasts."""
+        """Show to others that this run lives, and see what they want of it, as long as the block lasts.
+
+        A full disk is waited for, as it is told of.
+        """
+        self._store.wait_for_room(True)
         self._beaten = asyncio.get_running_loop().time()
         tasks = [asyncio.create_task(self._beside(work)) for work in (self._beat(), self._tick())]
         try:
             yield
         finally:
+            self._store.wait_for_room(False)
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)

@@ -35,10 +35,16 @@ class BatchStore(PartStore):
     """
 
     def __init__(
-        self, folder: Path | str, *, create: bool = True, env: Mapping[str, str] | None = None, vfs: str | None = None
+        self,
+        folder: Path | str,
+        *,
+        create: bool = True,
+        waits: bool = True,
+        env: Mapping[str, str] | None = None,
+        vfs: str | None = None,
     ) -> None:
         points = Points(os.environ if env is None else env)
-        super().__init__(Path(folder), points, Writer(self._connect, Path(folder) / FILE, points))
+        super().__init__(Path(folder), points, Writer(self._connect, Path(folder) / FILE, points, waits=waits))
         self._vfs = vfs
         self._create = create
 
@@ -64,6 +70,10 @@ class BatchStore(PartStore):
     def is_full(self) -> bool:
         """Whether the disk has no room for what is to be kept, which waits for some."""
         return self._writer.is_full
+
+    def wait_for_room(self, waits: bool) -> None:
+        """Say whether what is to be written waits while the disk is full. It raises `StoreError` otherwise."""
+        self._writer.waits = waits
 
     # -- batches
 

@@ -174,12 +174,12 @@ def _expected(migrations: Sequence[str]) -> set[str]:
 
 def _migrate(connection: Db, migrations: Sequence[str], points: Points) -> None:
     """Take the steps that are missing, each as one transaction."""
-    while True:
+    while int(connection.pragma("user_version")) < len(migrations):
         points.reach("store.migrate.before")
-        connection.execute("BEGIN IMMEDIATE")  # another process may be about to take the same step
+        connection.execute("BEGIN IMMEDIATE")
         try:
             version = int(connection.pragma("user_version"))
-            if version < len(migrations):
+            if version < len(migrations):  # or another process was faster with the same step
                 connection.execute(migrations[version])
                 connection.execute(f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={version + 1}")
                 points.reach("store.migrate.within")
@@ -189,5 +189,3 @@ def _migrate(connection: Db, migrations: Sequence[str], points: Points) -> None:
                 connection.execute("ROLLBACK")
             raise
         points.reach("store.migrate.after")
-        if version >= len(migrations):
-            return

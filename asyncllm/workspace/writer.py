@@ -1,7 +1,7 @@
 """The one thread that a store is read and written by, and what goes there and back.
 
 What is to be written while a commit is under way goes into the next one together: a hundred rows cost one sync of the
-disk. A disk that is full holds everything back, and is tried again until there is room.
+disk. A disk that is full holds everything back, and is tried again until there is room, where somebody tells of that.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Task(Struct, eq=False):
 class Writer:
     """Runs functions of a connection on a thread of its own, in the order they come."""
 
-    def __init__(self, open_: Callable[[], Db], file: Path, points: Points) -> None:
+    def __init__(self, open_: Callable[[], Db], file: Path, points: Points, *, waits: bool) -> None:
         self._open = open_
         self._file = file
         self._points = points
@@ -52,6 +52,8 @@ class Writer:
         self._wake = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
+        self.waits = waits
+        """Whether what is to be written waits while the disk is full. It raises otherwise."""
         self.is_full = False
         """Whether the disk had no room for the last commit."""
         self.commits = 0
@@ -110,7 +112,8 @@ class Writer:
             except Exception as error:  # it is raised where the work was asked for
                 _settle(group, [store_error(error, self._file)] * len(group))
         if connection is not None:
-            connection.close()
+            with suppress(Exception):  # what cannot be carried over into the database stays in its log, and is safe
+                connection.close()
 
     def _take(self) -> list[_Task] | None:
         """What comes next: several that write, or one that reads. `None` at the end."""
@@ -136,7 +139,7 @@ class Writer:
                 results = self._commit(connection, group)
             except Exception as error:
                 self.is_full = is_full(error)
-                if self._closing or not (self.is_full or _is_busy(error)):
+                if self._closing or not (self.waits if self.is_full else _is_busy(error)):
                     raise
             else:
                 self.is_full = False
