@@ -21,6 +21,7 @@ from anyio.from_thread import BlockingPortal
 
 from asyncllm import client as asynchronous
 from asyncllm.backend import Backend, Clock, Secret, Transport
+from asyncllm.batch.waiting import WaitingBatchCalls
 from asyncllm.budgets import Budget
 from asyncllm.cache import Cache
 from asyncllm.calls import CallOptions, Model, Prompt
@@ -28,7 +29,7 @@ from asyncllm.config import Settings
 from asyncllm.errors import APIConnectionError, WrongLoopError
 from asyncllm.events import Event
 from asyncllm.hooks import Hook
-from asyncllm.media_calls import MediaCalls, WaitingMediaCalls
+from asyncllm.media_calls import WaitingMediaCalls
 from asyncllm.middleware.hedge import Hedge
 from asyncllm.middleware.limits import Limiter
 from asyncllm.middleware.retry import Retry
@@ -116,7 +117,7 @@ def _end(portal: BlockingPortal, thread: Thread, pid: int) -> None:
         thread.join(_END_S)
 
 
-class Client(WaitingMediaCalls):
+class Client(WaitingMediaCalls, WaitingBatchCalls):
     """`asyncllm.Client` with methods that wait: same arguments, same results, same errors.
 
     Use it in a `with` block, or end it with `close()`. Any number of threads may share one.
@@ -252,7 +253,7 @@ class Client(WaitingMediaCalls):
             finally:
                 self._runner.close()
 
-    def _over_there(self) -> tuple[MediaCalls, _Runner]:
+    def _over_there(self) -> tuple[asynchronous.Client, _Runner]:
         return self._client, self._runner
 
     def __enter__(self) -> Self:
