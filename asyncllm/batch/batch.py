@@ -12,7 +12,7 @@ from asyncllm.batch.rows import Answer
 from asyncllm.errors import AsyncLLMError, InvalidRequestError
 from asyncllm.types import Noun, Response
 
-__all__ = ["CONCURRENCY", "Batch", "BatchProgress", "BatchResult", "OnProgress", "Order", "Tally", "check_concurrency"]
+__all__ = ["Batch", "BatchProgress", "BatchResult", "CONCURRENCY", "OnProgress", "Order", "Tally", "check_concurrency"]
 
 T = TypeVar("T")
 
