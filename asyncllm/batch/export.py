@@ -77,12 +77,22 @@ def _count(counted: Tally, outcome: Outcome) -> None:
         counted.add(outcome.answer, outcome.error, 0)
 
 
-async def export(store: BatchStore, record: BatchRecord, source: Input, target: Target, *, overwrite: bool) -> Written:
+async def export(
+    store: BatchStore,
+    record: BatchRecord,
+    source: Input,
+    target: Target,
+    *,
+    overwrite: bool,
+    elsewhere: bool = False,
+) -> Written:
     """Write all outcomes, with the columns of the input where the format repeats them.
+
+    `elsewhere` says that the target is not the output of the batch, which may be written over when it is its own.
 
     Raises `OutputExistsError`, `WriteError`, `CorruptStoreError`, `InputError` if the input has changed, `APIError`.
     """
-    overwrite = overwrite or record.is_exported
+    overwrite = overwrite or (record.is_exported and not elsewhere)
     errors = target.errors
     # A file of errors that has nothing to hold is not made, but one of an earlier export is not left as it was.
     if errors is not None and not _may_fail(record) and not (overwrite and await errors.fingerprint() is not None):
@@ -108,7 +118,8 @@ async def export(store: BatchStore, record: BatchRecord, source: Input, target: 
         await good.flush()
         await bad.flush()
         store.points.reach("export.written")
-        await store.mark_exported(record.id)
+        if not elsewhere:
+            await store.mark_exported(record.id)
     store.points.reach("export.published")
     return Written(target.output.name, None if errors is None else errors.name, counted)
 

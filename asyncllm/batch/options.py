@@ -60,6 +60,8 @@ class RunOptions(CallOptions, total=False):
     """Whether something that stands at the output may be written over."""
     retry_failed: bool
     """Whether rows that have failed before are asked again."""
+    notes: Mapping[str, Any]
+    """Plain data that is kept with the batch for whoever runs it again; nothing secret."""
     place_options: Mapping[str, Any]
     """For object stores: `endpoint`, `region` and what else they are reached by, over the environment."""
     progress: OnRunProgress

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
@@ -19,6 +19,7 @@ from asyncllm.batch.fanout import Source
 from asyncllm.batch.formats import find_format
 from asyncllm.batch.formats.protocol import Reading
 from asyncllm.batch.inputs import BatchInput, FileInput, GivenInput, Input
+from asyncllm.batch.memory import options_of, plain_options, seen_from, seen_here
 from asyncllm.batch.options import Location, RunOptions
 from asyncllm.batch.places import place_of
 from asyncllm.batch.report import BatchReport, BatchStatus, OnRunProgress
@@ -31,12 +32,13 @@ from asyncllm.types import Request, Timeouts
 from asyncllm.workspace.batches import BatchStore
 from asyncllm.workspace.records import BatchRecord, Lease, RowStatus
 
-__all__ = ["BatchPlan", "Caller", "export_plan", "run_batch", "run_plan", "split", "store_of"]
+__all__ = ["BatchPlan", "Caller", "again", "export_plan", "recall", "run_batch", "run_plan", "split", "store_of"]
 
 _PEEKED = 4096
 _LEAVE_S = 10
 _OPTIONS = RunOptions.__required_keys__ | RunOptions.__optional_keys__
 _NOT_FOR_ROWS = ("output_type", "repairs", "idempotency_key")
+_OF_PLANS = ("format", "output_format", "template", "max_row_bytes", "notes")
 
 
 class Caller(Struct, frozen=True):
@@ -60,6 +62,9 @@ class BatchPlan(Struct, frozen=True, kw_only=True):
     max_row_bytes: int = 16 * 2**20
     model: Model | None = None
     settings: RunSettings = RunSettings()
+    options: dict[str, Any] = {}
+    """Those of the calls, in the store: see `plain_options`."""
+    notes: dict[str, Any] = {}
 
 
 class _Parts(Struct, frozen=True):
@@ -103,6 +108,8 @@ async def _parts(
         )
     errors = None
     if output_format.has_errors_file:
+        if plan.errors is None and plan.sink == "-":
+            raise ConfigError("failed rows go into a file of their own; say where", field="errors")
         errors = place_of(plan.errors or _beside(plan.sink), options=place_options)
     elif plan.errors is not None:
         raise ConfigError(f"{output_format.name} has no file of errors: they are in the output", field="errors")
@@ -164,13 +171,13 @@ def split(
     check_names(options, _OPTIONS)
     named: dict[str, Any] = dict(options)
     settings = {name: named.pop(name) for name in RunSettings.__struct_fields__ if name in named}
-    errors = named.pop("errors", None)
+    errors: Location | None = named.pop("errors", None)
     plan = BatchPlan(
         source=fspath(source) if isinstance(source, str | PathLike) else GivenInput.name,
         sink=fspath(sink),
         errors=None if errors is None else fspath(errors),
         settings=settings_of(settings),
-        **{name: named.pop(name) for name in ("format", "output_format", "template", "max_row_bytes") if name in named},
+        **{name: named.pop(name) for name in _OF_PLANS if name in named},
         model=named.pop("model", None),
     )
     call: Any = {name: named.pop(name) for name in CallOptions.__optional_keys__ if name in named}
@@ -208,10 +215,11 @@ async def run_plan(
     parts = await _parts(plan, options, place_options, given)
     fingerprint = await parts.source.fingerprint()
     async with BatchStore(store) as batches:
-        name = parts.target.output.name
+        name = seen_from(store, parts.target.output.name)
+        source = parts.source.name if given is not None else seen_from(store, parts.source.name)
         if not overwrite and not await batches.has(name):
             await _must_be_free(parts.target)
-        record = await batches.define(name, parts.definition, msgspec.to_builtins(plan))
+        record = await batches.define(name, {**parts.definition, "source": source}, _remembered(plan, options, store))
         lease = await batches.take(record.id)
         status: BatchStatus = "stopped"
         try:
@@ -238,15 +246,53 @@ async def run_plan(
         return await _report(batches, record, status, written)
 
 
+def _remembered(plan: BatchPlan, options: CallOptions, store: Path) -> dict[str, Any]:
+    kept = msgspec.structs.replace(
+        plan,
+        source=seen_from(store, plan.source),
+        sink=seen_from(store, plan.sink),
+        errors=None if plan.errors is None else seen_from(store, plan.errors),
+        options=plain_options(options),
+    )
+    told: dict[str, Any] = msgspec.to_builtins(kept)
+    return told
+
+
+def recall(record: BatchRecord, store: Path) -> BatchPlan:
+    """The plan of a batch in a store, with its paths as they are seen from here."""
+    plan = msgspec.convert(record.settings, BatchPlan)
+    return msgspec.structs.replace(
+        plan,
+        source=seen_here(store, plan.source),
+        sink=seen_here(store, plan.sink),
+        errors=None if plan.errors is None else seen_here(store, plan.errors),
+    )
+
+
+def again(plan: BatchPlan) -> RunOptions:
+    """The options with which `run_batch` runs a plan that was recalled."""
+    named: dict[str, Any] = {"model": plan.model, "errors": plan.errors}
+    named |= {name: getattr(plan, name) for name in _OF_PLANS} | msgspec.structs.asdict(plan.settings)
+    told: Any = {name: value for name, value in named.items() if value is not None} | options_of(plan.options)
+    return cast("RunOptions", told)
+
+
 async def export_plan(
-    plan: BatchPlan, batches: BatchStore, record: BatchRecord, place_options: Mapping[str, Any]
+    plan: BatchPlan,
+    batches: BatchStore,
+    record: BatchRecord,
+    place_options: Mapping[str, Any],
+    *,
+    elsewhere: bool = False,
+    overwrite: bool = False,
 ) -> BatchReport:
     """Write the outcomes that there are, as often as wanted, whether or not the batch has come to its end.
 
-    Raises as `export` does.
+    `elsewhere` says that the output of the plan is not that of the batch. Raises as `export` does.
     """
-    parts = await _parts(plan, {}, place_options)
-    written = await export(batches, record, parts.source, parts.target, overwrite=False)
+    given = GivenInput((), {}) if record.definition["format"] is None else None
+    parts = await _parts(plan, {}, place_options, given)
+    written = await export(batches, record, parts.source, parts.target, overwrite=overwrite, elsewhere=elsewhere)
     return await _report(batches, record, "stopped", written)
 
 

@@ -126,6 +126,7 @@ class Runner:
                 await heart
         if self._error is not None:
             raise self._error
+        self._course.tell(stage="exporting")  # which is all that is left to do
         if self._ended is not None:
             return self._ended
         return "completed_with_errors" if self._course.progress().failed else "completed"
