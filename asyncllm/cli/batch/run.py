@@ -7,7 +7,8 @@ import json
 import logging
 import sys
 from argparse import Namespace
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +35,25 @@ _PACE = ("concurrency", "max_attempts", "max_runtime_s", "max_failure_rate", "dr
 _OF_CLIENT = ("base_url", "api_key_env", "timeout", "place_options")
 _STATUS = {"completed": OK, "completed_with_errors": FAILED, "cancelled": FAILED, "stopped": LATER, "expired": LATER}
 _DRAIN_S = 30.0
+
+
+class _Notes(logging.Handler):
+    """Tells warnings as all else is told."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
+@contextmanager
+def _warnings(args: Namespace) -> Generator[None]:
+    """Take warnings on: without a handler Python prints them as they are."""
+    handler = logging.NullHandler() if args.quiet or args.json else _Notes()
+    logger = logging.getLogger("asyncllm")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 class _Job(Struct, frozen=True):
@@ -96,10 +116,8 @@ async def _retry(args: Namespace) -> int:
 
 async def _go(args: Namespace, job: _Job) -> int:
     """Run it, tell how it goes, and say how it ended."""
-    if args.quiet:
-        logging.getLogger("asyncllm").addHandler(logging.NullHandler())  # or a warning of its own would be printed
     async with make_client(args, answers="answers rows that name no model", prices=True) as client:
-        with teller(job.sink, json=args.json, quiet=args.quiet) as telling:
+        with teller(job.sink, json=args.json, quiet=args.quiet) as telling, _warnings(args):
             report = await _drained(client, args, telling, job)
     if report is None:
         await _tell_stopped(args, job)
