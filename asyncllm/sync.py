@@ -21,6 +21,7 @@ from anyio.from_thread import BlockingPortal
 
 from asyncllm import client as asynchronous
 from asyncllm.backend import Backend, Clock, Secret, Transport
+from asyncllm.batch.waiting import WaitingBatchCalls
 from asyncllm.budgets import Budget
 from asyncllm.cache import Cache
 from asyncllm.calls import CallOptions, Model, Prompt
@@ -117,7 +118,7 @@ def _end(portal: BlockingPortal, thread: Thread, pid: int) -> None:
         thread.join(_END_S)
 
 
-class Client(WaitingMediaCalls, WaitingJobCalls):
+class Client(WaitingMediaCalls, WaitingJobCalls, WaitingBatchCalls):
     """`asyncllm.Client` with methods that wait: same arguments, same results, same errors.
 
     Use it in a `with` block, or end it with `close()`. Any number of threads may share one.

@@ -131,7 +131,7 @@ async def test_cancelling_ends_what_is_with_the_service(tmp_path: Path) -> None:
 
     assert report.status == "cancelled"
     assert {batch["status"] for batch in service.batches} == {"cancelled"}
-    assert (report.total, report.failed) == (7, 1)
+    assert report.total == 7
     assert report.left > 0
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -218,3 +219,103 @@ def test_a_stream_whose_client_was_closed_is_left_in_peace() -> None:
         client.close()
 
     assert stream.response.text.startswith("a")
+
+
+# -- batches -----------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_read_without_a_loop() -> None:
+    with asyncllm.sync.Client(model="echo:x") as client:
+        batch = client.batch(["a b", "", "c"], max_tokens=1)
+        results = list(batch)
+
+        assert [result.response and result.response.text for result in results] == ["a", None, "c"]
+        assert (batch.progress.done, batch.progress.failed, batch.unread) == (2, 1, ())
+        assert [one.unwrap().text for one in client.map("say {word}", [{"word": "x"}, {"word": "y"}])] == [
+            "say x",
+            "say y",
+        ]
+
+
+def test_a_batch_may_be_left_early_and_its_calls_end() -> None:
+    backend = ScriptedBackend([[TextDelta("a"), Finished("stop")], [Stall()]])
+
+    with asyncllm.sync.Client(backend=backend) as client:
+        with client.batch(["one", "two"], concurrency=2) as batch:
+            for _ in batch:
+                break
+
+        assert backend.closed == 2
+
+
+def test_a_batch_that_is_stopped_begins_no_more_calls() -> None:
+    with asyncllm.sync.Client(model="echo:x") as client, client.batch(iter("abcdefgh"), concurrency=1) as batch:
+        next(batch)
+        batch.stop()
+
+        assert len(list(batch)) < 7
+
+
+def test_a_batch_whose_client_was_closed_meanwhile_can_still_be_closed() -> None:
+    client = asyncllm.sync.Client(model="echo:x")
+    with client.batch(["a", "b"]) as batch:
+        next(batch)
+        client.close()
+
+    with pytest.raises(asyncllm.APIConnectionError, match="closed"):
+        next(batch)
+
+
+def test_a_batch_of_files_runs_without_a_loop(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('"a b"\n"c"\n')
+
+    with asyncllm.sync.Client(model="echo:x") as client:
+        report = client.run_batch(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+
+    assert (report.status, report.done) == ("completed", 2)
+    assert '"text":"a b"' in (tmp_path / "out.jsonl").read_text()
+
+
+def test_a_batch_of_files_that_cannot_be_run_says_so(tmp_path: Path) -> None:
+    with asyncllm.sync.Client(model="echo:x") as client, pytest.raises(asyncllm.InputError, match="no such input"):
+        client.run_batch(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+
+
+def test_ctrl_c_lets_the_rows_of_a_batch_of_files_finish_that_are_under_way(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("".join(f'"w{number}"\n' for number in range(50)))
+    script = """
+import asyncio, os, signal
+import asyncllm
+from asyncllm import Finished, TextDelta
+from asyncllm.events import Ready
+from contextlib import asynccontextmanager
+
+class Slow:
+    begun = ended = 0
+
+    @asynccontextmanager
+    async def open(self, request):
+        self.begun += 1
+        if self.begun == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0.2)
+        self.ended += 1
+        yield Ready([TextDelta("ok"), Finished("stop")])
+
+    async def aclose(self):
+        pass
+
+backend = Slow()
+try:
+    with asyncllm.sync.Client(backend=backend) as client:
+        client.run_batch("in.jsonl", "out.jsonl", concurrency=3)
+except KeyboardInterrupt:
+    print(backend.begun, backend.ended)
+with asyncllm.sync.Client(backend=backend) as client:
+    print(client.run_batch("in.jsonl", "out.jsonl").done, backend.begun)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (done.stdout, done.stderr) == ("3 3\n50 50\n", "")

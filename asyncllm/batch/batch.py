@@ -12,11 +12,14 @@ from asyncllm.batch.rows import Answer
 from asyncllm.errors import AsyncLLMError, InvalidRequestError
 from asyncllm.types import Noun, Response
 
-__all__ = ["Batch", "BatchProgress", "BatchResult", "OnProgress", "Order", "Tally", "check_concurrency"]
+__all__ = ["Batch", "BatchProgress", "BatchResult", "CONCURRENCY", "OnProgress", "Order", "Tally", "check_concurrency"]
 
 T = TypeVar("T")
 
 Order: TypeAlias = Literal["input", "completion"]
+
+CONCURRENCY = 64
+"""Calls at once, where nobody says how many."""
 
 
 class BatchResult(Noun, frozen=True, kw_only=True):

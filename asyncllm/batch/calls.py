@@ -9,19 +9,18 @@ from typing import Any, Unpack, cast, overload
 import msgspec
 
 from asyncllm.backend import Batches, Clock, EmbedRequest
-from asyncllm.batch.batch import Batch, OnProgress, Order
+from asyncllm.batch.batch import CONCURRENCY, Batch, OnProgress, Order
 from asyncllm.batch.fanout import Source
 from asyncllm.batch.inputs import BatchInput, parted
 from asyncllm.batch.options import Location, RunOptions
 from asyncllm.batch.report import BatchReport
 from asyncllm.batch.rows import Answer, AnyAsk
+from asyncllm.batch.template import Template
 from asyncllm.calls import CallOptions, Model, Prompt
 from asyncllm.errors import InvalidRequestError
 from asyncllm.types import Embeddings, Request, Response, Timeouts
 
 __all__ = ["BatchCalls"]
-
-_CONCURRENCY = 64
 
 
 class BatchCalls(ABC):
@@ -33,7 +32,7 @@ class BatchCalls(ABC):
         self,
         requests: Source[BatchInput],
         *,
-        concurrency: int = _CONCURRENCY,
+        concurrency: int = CONCURRENCY,
         order: Order = "input",
         drain_s: float = 0,
         progress: OnProgress | None = None,
@@ -54,12 +53,42 @@ class BatchCalls(ABC):
         Raises `InvalidRequestError` for arguments of the batch, and what `requests` raises, after the results of all
         that it gave before.
         """
-        given = cast("CallOptions", {"timeouts": msgspec.structs.replace(self._timeouts, pool_s=None), **options})
+        given = self._patient(options)
 
         def ask(item: BatchInput) -> Any:
             return self._of_item(item, given)
 
         return Batch(requests, ask, concurrency=concurrency, order=order, drain_s=drain_s, progress=progress)
+
+    def map(
+        self,
+        template: Prompt | Template,
+        rows: Source[Mapping[str, Any]],
+        *,
+        concurrency: int = CONCURRENCY,
+        order: Order = "input",
+        drain_s: float = 0,
+        progress: OnProgress | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Batch[Mapping[str, Any]]:
+        """Ask the same of many rows: `template` is a prompt with the names of columns in braces, a row a dict of them.
+
+            async for result in client.map("Translate into French: {text}", [{"text": "a cat"}, {"text": "a dog"}]):
+                result.item, result.response, result.error
+
+        All else is as in `batch`. A row without a column that the template takes is that row's `error`.
+
+        Raises `InvalidRequestError` for a template that cannot be read, and as `batch` does.
+        """
+        made = template if isinstance(template, Template) else Template(template)
+        given = self._patient(options)
+
+        async def ask(row: Mapping[str, Any]) -> Response:
+            if not isinstance(row, Mapping):
+                raise InvalidRequestError(f"a row is a dict of its columns, not a {type(row).__name__}", field="rows")
+            return await self.chat(made.fill(row), **given)
+
+        return Batch(rows, ask, concurrency=concurrency, order=order, drain_s=drain_s, progress=progress)
 
     async def run_batch(
         self, source: Location | Source[BatchInput], sink: Location, **options: Unpack[RunOptions]
@@ -80,6 +109,10 @@ class BatchCalls(ABC):
         from asyncllm.batch.run import Caller, run_batch  # what it takes is more than `chat` should load
 
         return await run_batch(Caller(self.resolve_model, self._ask_row, self._service), source, sink, options)
+
+    def _patient(self, options: CallOptions) -> CallOptions:
+        """The options of calls that stand in line for as long as it takes, unless they say how long."""
+        return cast("CallOptions", {"timeouts": msgspec.structs.replace(self._timeouts, pool_s=None), **options})
 
     async def _of_item(self, item: BatchInput, options: CallOptions) -> Response:
         if isinstance(item, Request):

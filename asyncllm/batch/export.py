@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -84,15 +84,24 @@ async def export(
     target: Target,
     *,
     overwrite: bool,
+    elsewhere: bool = False,
     lease: Lease | None = None,
 ) -> Written:
     """Write all outcomes, with the columns of the input where the format repeats them.
 
+    `elsewhere` says that the target is not the output of the batch, which may be written over when it is its own.
+
     Raises `OutputExistsError`, `WriteError`, `CorruptStoreError`, `InputError` if the input has changed, `APIError`,
     and, with a `lease`, `BatchLostError`: who has stood still writes nothing over what another runner has written.
     """
+    if elsewhere:
+        return await _export(store, record, source, target, overwrite=overwrite)
+
+    async def mark() -> None:
+        await store.mark_exported(record.id, lease)
+
     try:
-        return await _export(store, record, source, target, overwrite=overwrite, lease=lease)
+        return await _export(store, record, source, target, overwrite=overwrite or record.is_exported, mark=mark)
     except OutputExistsError:
         # It came to stand there at the last moment, when the output was marked as the batch's own.
         await store.mark_exported(record.id, lease, is_exported=record.is_exported)
@@ -100,9 +109,14 @@ async def export(
 
 
 async def _export(
-    store: BatchStore, record: BatchRecord, source: Input, target: Target, *, overwrite: bool, lease: Lease | None
+    store: BatchStore,
+    record: BatchRecord,
+    source: Input,
+    target: Target,
+    *,
+    overwrite: bool,
+    mark: Callable[[], Awaitable[None]] | None = None,
 ) -> Written:
-    overwrite = overwrite or record.is_exported
     errors = target.errors
     # A file of errors that has nothing to hold is not made, but one of an earlier export is not left as it was.
     is_stale = overwrite and errors is not None and errors.name != "-" and await errors.fingerprint() is not None
@@ -129,7 +143,8 @@ async def _export(
         await good.flush()
         await bad.flush()
         store.points.reach("export.written")
-        await store.mark_exported(record.id, lease)
+        if mark is not None:
+            await mark()
     store.points.reach("export.published")
     return Written(target.output.name, None if errors is None else errors.name, counted)
 

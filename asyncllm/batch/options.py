@@ -78,6 +78,8 @@ class RunOptions(CallOptions, total=False):
     """LLM Engine's: lets a model that continues texts have its code run, in the `sandbox`; see `evaluator.py`."""
     sandbox: Sandbox
     """Where that code runs, made by `asyncllm.sandbox.open_sandbox`. Without one, none is."""
+    notes: Mapping[str, Any]
+    """Plain data that is kept with the batch for whoever runs it again; nothing secret."""
     place_options: Mapping[str, Any]
     """For object stores: `endpoint`, `region` and what else they are reached by, over the environment."""
     progress: OnRunProgress

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +21,7 @@ from asyncllm.batch.fanout import Source
 from asyncllm.batch.formats import find_format, find_output_format
 from asyncllm.batch.formats.protocol import Reading
 from asyncllm.batch.inputs import BatchInput, FileInput, GivenInput, Input
+from asyncllm.batch.memory import options_of, plain_options, seen_from, seen_here
 from asyncllm.batch.options import Location, RunOptions, Via
 from asyncllm.batch.parts import VendorSettings
 from asyncllm.batch.places import place_of
@@ -37,7 +38,7 @@ from asyncllm.types import Request, Timeouts
 from asyncllm.workspace.batches import BatchStore
 from asyncllm.workspace.records import BatchRecord, Lease, RowStatus
 
-__all__ = ["BatchPlan", "Caller", "export_plan", "run_batch", "run_plan", "split", "store_of"]
+__all__ = ["BatchPlan", "Caller", "again", "export_plan", "recall", "run_batch", "run_plan", "split", "store_of"]
 
 T = TypeVar("T")
 
@@ -45,6 +46,7 @@ _PEEKED = 4096
 _LEAVE_S = 10
 _OPTIONS = RunOptions.__required_keys__ | RunOptions.__optional_keys__
 _NOT_FOR_ROWS = ("output_type", "repairs", "idempotency_key")
+_OF_PLANS = ("format", "output_format", "template", "max_row_bytes", "notes")
 
 
 class Caller(Struct, frozen=True):
@@ -73,6 +75,9 @@ class BatchPlan(Struct, frozen=True, kw_only=True):
     vendor: VendorSettings = VendorSettings()
     tool_config: ToolConfig | None = None
     settings: RunSettings = RunSettings()
+    options: dict[str, Any] = {}
+    """Those of the calls, in the store: see `plain_options`."""
+    notes: dict[str, Any] = {}
 
 
 class _Parts(Struct, frozen=True):
@@ -110,6 +115,8 @@ async def _parts(
     output_format = find_output_format(plan.output_format, sink.name, format_)
     errors = None
     if output_format.has_errors_file:
+        if plan.errors is None and plan.sink == "-":
+            raise ConfigError("failed rows go into a file of their own; say where", field="errors")
         errors = place_of(plan.errors or _beside(plan.sink), options=place_options)
     elif plan.errors is not None:
         raise ConfigError(f"{output_format.name} has no file of errors: they are in the output", field="errors")
@@ -180,7 +187,7 @@ def split(
         sink=fspath(sink),
         errors=None if errors is None else fspath(errors),
         settings=settings_of(settings),
-        **{name: named.pop(name) for name in ("format", "output_format", "template", "max_row_bytes") if name in named},
+        **{name: named.pop(name) for name in _OF_PLANS if name in named},
         model=named.pop("model", None),
         via=named.pop("via", "client"),
         vendor=vendor_of(named.pop("vendor", {})),
@@ -244,10 +251,11 @@ async def run_plan(
     parts = await _parts(plan, options, place_options, given)
     fingerprint = await parts.source.fingerprint()
     async with BatchStore(store, waits=False) as batches:
-        name = parts.target.output.name
+        name = seen_from(store, parts.target.output.name)
+        source = parts.source.name if given is not None else seen_from(store, parts.source.name)
         if not overwrite:
-            await _must_be_free(parts.target, batches)
-        record = await batches.define(name, parts.definition, msgspec.to_builtins(plan))
+            await _must_be_free(parts.target, batches, name)
+        record = await batches.define(name, {**parts.definition, "source": source}, _remembered(plan, options, store))
         lease = await batches.take(record.id)
         status: BatchStatus = "stopped"
         try:
@@ -282,15 +290,53 @@ async def run_plan(
         return await _report(batches, await batches.record(record.id), status, written)
 
 
+def _remembered(plan: BatchPlan, options: CallOptions, store: Path) -> dict[str, Any]:
+    kept = msgspec.structs.replace(
+        plan,
+        source=seen_from(store, plan.source),
+        sink=seen_from(store, plan.sink),
+        errors=None if plan.errors is None else seen_from(store, plan.errors),
+        options=plain_options(options),
+    )
+    told: dict[str, Any] = msgspec.to_builtins(kept)
+    return told
+
+
+def recall(record: BatchRecord, store: Path) -> BatchPlan:
+    """The plan of a batch in a store, with its paths as they are seen from here."""
+    plan = msgspec.convert(record.settings, BatchPlan)
+    return msgspec.structs.replace(
+        plan,
+        source=seen_here(store, plan.source),
+        sink=seen_here(store, plan.sink),
+        errors=None if plan.errors is None else seen_here(store, plan.errors),
+    )
+
+
+def again(plan: BatchPlan) -> RunOptions:
+    """The options with which `run_batch` runs a plan that was recalled."""
+    named: dict[str, Any] = {"model": plan.model, "errors": plan.errors}
+    named |= {name: getattr(plan, name) for name in _OF_PLANS} | msgspec.structs.asdict(plan.settings)
+    told: Any = {name: value for name, value in named.items() if value is not None} | options_of(plan.options)
+    return cast("RunOptions", told)
+
+
 async def export_plan(
-    plan: BatchPlan, batches: BatchStore, record: BatchRecord, place_options: Mapping[str, Any]
+    plan: BatchPlan,
+    batches: BatchStore,
+    record: BatchRecord,
+    place_options: Mapping[str, Any],
+    *,
+    elsewhere: bool = False,
+    overwrite: bool = False,
 ) -> BatchReport:
     """Write the outcomes that there are, as often as wanted, whether or not the batch has come to its end.
 
-    Raises as `export` does.
+    `elsewhere` says that the output of the plan is not that of the batch. Raises as `export` does.
     """
-    parts = await _parts(plan, {}, place_options)
-    written = await export(batches, record, parts.source, parts.target, overwrite=False)
+    given = GivenInput((), {}) if record.definition["format"] is None else None
+    parts = await _parts(plan, {}, place_options, given)
+    written = await export(batches, record, parts.source, parts.target, overwrite=overwrite, elsewhere=elsewhere)
     return await _report(batches, record, "stopped", written)
 
 
@@ -307,12 +353,12 @@ async def _leave(batches: BatchStore, lease: Lease, status: BatchStatus) -> None
         lease.lock.release()
 
 
-async def _must_be_free(target: Target, batches: BatchStore) -> None:
+async def _must_be_free(target: Target, batches: BatchStore, name: str) -> None:
     for place in (target.output, target.errors):
         if place is None or place.name == "-" or await place.fingerprint() is None:
             continue
         # Asked for after it was seen there, as another runner may be faster with the whole of it.
-        if not await batches.has(target.output.name):
+        if not await batches.has(name):
             raise OutputExistsError(
                 f"{place.name}: something is there that this batch has not written; give another output, or say that "
                 "it may be written over",

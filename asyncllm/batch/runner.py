@@ -141,6 +141,7 @@ class Runner:
                 self._deadline.cancel()
         if self._error is not None:
             raise self._error
+        self._course.tell(stage="exporting")  # which is all that is left to do
         await self._count_time()
         counted = self._course.progress()
         if self._ended is not None and counted.done + counted.failed != self._total:

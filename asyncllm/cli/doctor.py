@@ -15,12 +15,13 @@ from msgspec import Struct
 
 import asyncllm
 from asyncllm import prices
+from asyncllm.cli.arguments import DEFAULT_MODEL
 from asyncllm.cli.models import list_all
 from asyncllm.cli.output import print_json, print_table, say
-from asyncllm.cli.parser import DEFAULT_MODEL
 from asyncllm.cli.remedies import (
     SET_VARIABLE,
     key_remedy,
+    missing_of,
     missing_packages,
     model_package,
     pip,
@@ -69,6 +70,8 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     backends: list[Finding]
     default_model: Finding
     """What answers `asyncllm chat` where no model is named."""
+    batches: Finding
+    """What `asyncllm batch` and `client.run_batch` need."""
 
 
 def run(args: Namespace) -> int:
@@ -103,6 +106,7 @@ def _examine() -> Diagnosis:
         variables_set=sorted(name for name in variables if os.environ.get(name, "").strip()),
         backends=backends,
         default_model=_default_model(settings, {one.name: one for one in backends}),
+        batches=_batches(),
     )
 
 
@@ -187,6 +191,15 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _batches() -> Finding:
+    """Whether files can be asked durably: without the extra there is `client.batch` alone."""
+    lacking = missing_of("asyncllm", "batch")
+    if lacking:
+        detail = f"{', '.join(lacking)} is not installed"
+        return Finding(name="asyncllm batch", state="missing", detail=detail, fix=pip(*lacking))
+    return Finding(name="asyncllm batch", state="ready", detail=f"apsw {_version('apsw')}, rich {_version('rich')}")
+
+
 def _print(diagnosis: Diagnosis) -> None:
     versions = ", ".join(f"{name} {number}" for name, number in diagnosis.versions.items())
     places = "$ASYNCLLM_CONFIG, ./asyncllm.toml, ~/.config/asyncllm/asyncllm.toml"
@@ -208,6 +221,7 @@ def _print(diagnosis: Diagnosis) -> None:
     say("")
     model = diagnosis.default_model
     say(f"asyncllm chat asks {model.name} ({model.detail}): {model.state}")
-    for one in [*shown, model]:
+    say(f"asyncllm batch: {diagnosis.batches.state} ({diagnosis.batches.detail})")
+    for one in [*shown, model, diagnosis.batches]:
         if one.fix and not (one is model and one.fix in {other.fix for other in diagnosis.backends}):
             say(f"to add {one.name}: {one.fix}")

@@ -10,23 +10,28 @@ from pathlib import Path
 from typing import Any, cast
 
 from asyncllm.calls import CallOptions
+from asyncllm.cli.arguments import DEFAULT_MODEL
 from asyncllm.cli.output import note
-from asyncllm.cli.parser import DEFAULT_MODEL
 from asyncllm.client import Client
 from asyncllm.config import find_settings, load_settings
 from asyncllm.errors import ConfigError
 from asyncllm.types import Choice, Constraint, Grammar, JsonSchema, Regex, Sampling, Timeouts
 
-__all__ = ["call_options", "make_client", "readable"]
+__all__ = ["call_options", "make_client", "pair", "read_file", "readable"]
 
 _SAMPLING = frozenset(Sampling.__struct_fields__)
+_EXAMPLES = {
+    "--label": "--label team=search",
+    "--option": "--option top_k=40",
+    "--place-option": "--place-option region=eu-west-1",
+}
 _OF_A_CALL = _SAMPLING | {"tools", "tool_choice", "parallel_tool_calls"}
 
 
-def make_client(args: Namespace) -> Client:
-    """The client that the arguments ask for. Says so where the local model answers because nothing was configured.
+def make_client(args: Namespace, *, answers: str = "answers", prices: bool = False) -> Client:
+    """The client that the arguments ask for. Says so where the local model `answers` because nothing was configured.
 
-    Raises `ConfigError`.
+    `prices` says whether it is told what a call costs. Raises `ConfigError`.
     """
     settings = load_settings(find_settings(os.environ), os.environ)
     model = args.model or settings.model
@@ -36,7 +41,7 @@ def make_client(args: Namespace) -> Client:
         model = DEFAULT_MODEL
         if not args.quiet:
             note(
-                f"{model} answers, as nothing is configured; for another, give -m backend:model or write "
+                f"{model} {answers}, as nothing is configured; for another, give -m backend:model or write "
                 'model = "backend:model" into asyncllm.toml (-q hides this line)'
             )
     return Client(
@@ -44,7 +49,7 @@ def make_client(args: Namespace) -> Client:
         base_url=args.base_url,
         api_key=_key(args.api_key_env),
         timeouts=Timeouts(total_s=args.timeout),
-        price_library=False,  # nothing is printed of what a call costs
+        price_library=None if prices else False,
         config=settings,
     )
 
@@ -53,8 +58,8 @@ def call_options(args: Namespace) -> CallOptions:
     """The options of every call of this command. Raises `ConfigError` naming the argument at fault."""
     options: dict[str, Any] = {name: value for name in _SAMPLING if (value := getattr(args, name, None)) is not None}
     extra: dict[str, Any] = {}
-    for pair in args.option:
-        name, value = _pair(pair)
+    for given in args.option:
+        name, value = pair(given, "--option")
         home = options if name in _OF_A_CALL else extra
         if name in home:
             raise ConfigError(f"{name} is given twice", field=name)
@@ -90,14 +95,15 @@ def _key(variable: str | None) -> str | None:
     return key
 
 
-def _pair(pair: str) -> tuple[str, Any]:
-    name, equals, value = pair.partition("=")
+def pair(given: str, where: str) -> tuple[str, Any]:
+    """Name and value of a KEY=VALUE, whose value is JSON or else text. Raises `ConfigError`."""
+    name, equals, value = given.partition("=")
     if not equals or not name:
-        raise ConfigError("-o takes KEY=VALUE, as in -o top_k=40", field="--option")
+        raise ConfigError(f"{where} takes KEY=VALUE, as in {_EXAMPLES[where]}", field=where)
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):
-        return name, readable(value, f"-o {name}")
+        return name, readable(value, f"{where} {name}")
 
 
 def _constraint(args: Namespace) -> Constraint | None:
@@ -108,13 +114,13 @@ def _constraint(args: Namespace) -> Constraint | None:
     if args.regex is not None:
         return Regex(args.regex)
     if args.grammar is not None:
-        return Grammar(_read(Path(args.grammar), "--grammar"))
+        return Grammar(read_file(Path(args.grammar), "--grammar"))
     return None
 
 
 def _schema(path: Path) -> JsonSchema:
     try:
-        schema = json.loads(_read(path, "--schema"))
+        schema = json.loads(read_file(path, "--schema"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"--schema: {path} is not valid JSON: {error}", field="--schema") from None
     if not isinstance(schema, dict):
@@ -123,7 +129,8 @@ def _schema(path: Path) -> JsonSchema:
     return JsonSchema(cast("dict[str, Any]", schema), name=name)
 
 
-def _read(path: Path, where: str) -> str:
+def read_file(path: Path, where: str) -> str:
+    """The text of a file that an argument names. Raises `ConfigError`."""
     try:
         return path.read_text("utf-8")
     except OSError as error:

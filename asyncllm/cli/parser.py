@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from typing import NoReturn, TypeAlias
 
 import asyncllm
+from asyncllm.cli.arguments import add_constraint, add_sampling, add_target
+from asyncllm.cli.batch.parser import add_batch
 from asyncllm.cli.status import TEXT
 from asyncllm.errors import ConfigError
 
-__all__ = ["DEFAULT_MODEL", "make_parser"]
-
-DEFAULT_MODEL = "llamacpp:smollm2"
-"""What answers where nothing is configured: in this process, without a key and without a GPU."""
+__all__ = ["make_parser"]
 
 
 class _Parser(ArgumentParser):
@@ -40,6 +39,7 @@ def make_parser() -> ArgumentParser:
     add = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser).add_parser
     _add_chat(add)
     _add_complete(add)
+    add_batch(add, _add)
     _add_backends(add)
     _add_models(add)
     _add_doctor(add)
@@ -191,62 +191,10 @@ def _add_json(parser: _Parser) -> None:
 
 
 def _add_generation(parser: _Parser) -> None:
-    _add_target(parser)
-    _add_sampling(parser)
-    _add_constraint(parser)
+    add_target(parser)
+    add_sampling(parser, short=True)
+    add_constraint(parser)
     _add_output(parser)
-
-
-def _add_target(parser: _Parser) -> None:
-    group = parser.add_argument_group("where to ask")
-    group.add_argument(
-        "-m",
-        "--model",
-        action="append",
-        metavar="MODEL",
-        help="backend:model, or an alias or deployment of asyncllm.toml; again for what to try next "
-        f"(default: `model` of asyncllm.toml, else {DEFAULT_MODEL})",
-    )
-    group.add_argument("--base-url", metavar="URL", help="address of the (first) model's server")
-    group.add_argument(
-        "--api-key-env",
-        metavar="NAME",
-        help="variable that holds the (first) model's key; there is no option for the key itself, "
-        "as everyone on the machine can read arguments",
-    )
-    group.add_argument("--timeout", type=float, metavar="SECONDS", help="for the whole call (default: none)")
-
-
-def _add_sampling(parser: _Parser) -> None:
-    group = parser.add_argument_group("how to answer")
-    group.add_argument("--max-tokens", type=int, metavar="N", help="tokens of the answer at most")
-    group.add_argument("--temperature", type=float, metavar="X", help="0 for the likeliest answer, higher for variety")
-    group.add_argument("--top-p", type=float, metavar="X", help="only tokens that make up this share of probability")
-    group.add_argument("--top-k", type=int, metavar="N", help="only the N likeliest tokens")
-    group.add_argument("--min-p", type=float, metavar="X", help="only tokens this likely, relative to the likeliest")
-    group.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before this text; repeatable")
-    group.add_argument("--seed", type=int, metavar="N", help="the same answer again, where the backend can")
-    group.add_argument("--presence-penalty", type=float, metavar="X", help=SUPPRESS)
-    group.add_argument("--frequency-penalty", type=float, metavar="X", help=SUPPRESS)
-    group.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1 against repetition")
-    group.add_argument("--reasoning-effort", metavar="LEVEL", help="how long to think, in the model's own word")
-    group.add_argument(
-        "-o",
-        "--option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any other sampling option, `tools`, or an option that only the provider knows; "
-        "the value is JSON, else text; repeatable",
-    )
-
-
-def _add_constraint(parser: _Parser) -> None:
-    group = parser.add_argument_group("what the answer must be", "one of these").add_mutually_exclusive_group()
-    group.add_argument("--schema", metavar="FILE", help="JSON that fits the JSON schema in FILE")
-    group.add_argument("--choice", action="append", metavar="TEXT", help="one of these texts; repeatable")
-    group.add_argument("--regex", metavar="PATTERN", help="a match of the regular expression")
-    group.add_argument("--grammar", metavar="FILE", help="a sentence of the grammar in FILE, as the backend reads it")
 
 
 def _add_output(parser: _Parser) -> None:

@@ -12,7 +12,16 @@ from asyncllm.config import Settings
 from asyncllm.errors import ConfigError, PluginError
 from asyncllm.registry import Plugin, Registry
 
-__all__ = ["SET_VARIABLE", "key_remedy", "missing_packages", "model_package", "pip", "read_variables", "variable_of"]
+__all__ = [
+    "SET_VARIABLE",
+    "key_remedy",
+    "missing_of",
+    "missing_packages",
+    "model_package",
+    "pip",
+    "read_variables",
+    "variable_of",
+]
 
 SET_VARIABLE = "export "
 """How a remedy begins that sets a variable."""
@@ -31,15 +40,20 @@ def missing_packages(plugin: Plugin) -> list[str]:
 
     The requirements themselves and not `distribution[extra]`, which an index could answer with a stranger's package.
     """
+    return missing_of(plugin.distribution.rpartition(" ")[0], plugin.name)
+
+
+def missing_of(distribution: str, name: str) -> list[str]:
+    """Requirements of the extra called `name` that are not installed."""
     try:
-        lines = requires(plugin.distribution.rpartition(" ")[0]) or []
+        lines = requires(distribution) or []
     except PackageNotFoundError:
         return []  # found on the path without metadata of its own
     found: list[str] = []
     for line in lines:
         requirement, _, marker = line.partition(";")
         extra = re.search(r"""extra\s*==\s*['"]([^'"]+)""", marker)
-        if extra and extra[1] == plugin.name and not _installed(requirement):
+        if extra and extra[1] == name and not _installed(requirement):
             found.append(requirement.strip())
     return found
 

@@ -200,6 +200,14 @@ class RowStore:
 
         return await self._writer.write(do)
 
+    async def attempts(self, batch: int) -> int:
+        """How often rows of the batch were asked, in all."""
+        return await self._writer.read(
+            lambda db: int(
+                db.execute("SELECT total(attempts) FROM row WHERE id BETWEEN ? AND ?", span(batch)).fetchone()[0]
+            )
+        )
+
     async def outcomes(self, batch: int, start: int, count: int) -> list[Kept]:
         """At most `count` rows from position `start` on, in order, with their outcomes; none at the end.
 

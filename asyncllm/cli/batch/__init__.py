@@ -1,0 +1,1 @@
+"""`asyncllm batch`: files of prompts asked durably, looked at, stopped and written."""
