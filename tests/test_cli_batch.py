@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from asyncllm.cli import main
-from asyncllm.testing import FaultyServer, Op, Pause, SeenRequest, Stall, Status, openai_reply
+from asyncllm.testing import FaultyServer, Op, OpenAIMock, Pause, SeenRequest, Stall, Status, openai_reply
 from asyncllm.types import Usage
 from asyncllm.workspace.batches import BatchStore
+from openai_batch_server import OpenAIBatchServer
 
 KEY = "sk-0123456789"
 COMMAND = (sys.executable, "-m", "asyncllm", "batch")
@@ -359,6 +360,35 @@ async def test_a_batch_that_is_out_of_time_is_written_and_goes_on_with_more_of_i
     assert "--max-runtime" in err
     assert codes[-1] == "expired"
     assert (again, desk.texts()) == (0, [f"SLOW {number}" for number in range(4)])
+
+
+async def test_a_service_works_off_what_is_given_to_it(desk: Desk) -> None:
+    desk.write("in.jsonl", "one", "refuse", "three")
+    service = OpenAIBatchServer()
+    quick = ("--vendor-option", "interval_s=0.01", "--vendor-option", "part_items=2", "--label", "team=search")
+    async with FaultyServer(service) as server:
+        desk.target = (*desk.target[:3], f"{server.url}/v1", *desk.target[4:])
+        status, _, err = await desk.batch("--via", "vendor", *quick)
+        again = await desk.run("retry-failed", "out.jsonl")
+
+    assert (status, again[0]) == (1, 1), err
+    assert desk.texts() == ["one", None, "three"]
+    assert [batch["metadata"]["team"] for batch in service.batches] == ["search"] * 3  # of two parts, and of the retry
+
+
+async def test_code_of_a_model_is_run_in_a_sandbox_that_is_asked_for_and_refused_without(desk: Desk) -> None:
+    (desk.folder / "in.json").write_text('{"prompts": ["What is 6 * 7?"], "max_new_tokens": 50}')
+    (desk.folder / "tool.json").write_text('{"name": "code_evaluator", "max_iterations": 1}')
+    mock = OpenAIMock(answer=" Look:\n```python\nprint(6 * 7)\n```\n")
+    async with FaultyServer(mock.script()) as server:
+        run = ("run", "in.json", "-o", "o.json", *desk.target[:3], f"{server.url}/v1", "--tool-config", "tool.json")
+        refused = await desk.run(*run, *desk.target[4:])
+        status, _, err = await desk.run(*run, *desk.target[4:], "--sandbox", "namespaces")
+
+    assert (refused[0], "sandbox" in refused[2]) == (2, True)
+    assert status == 0, err
+    (answer,) = json.loads((desk.folder / "o.json").read_text())
+    assert "42" in answer["text"]
 
 
 # -- retry-failed ------------------------------------------------------------------------------------------------

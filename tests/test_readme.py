@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from asyncllm.cli.backends import markdown
+from asyncllm.cli.parser import make_parser
 from asyncllm.registry import Registry
 from asyncllm.testing import Chunk, FaultyServer, Op, SeenRequest, Status, openai_reply
 from asyncllm.testing.conformance import OpenAIDialect
@@ -66,7 +68,7 @@ def test_every_python_block_compiles() -> None:
 
     for source in blocks:
         compile(source, "README.md", "exec")
-    assert len(blocks) == 10
+    assert len(blocks) == 11
 
 
 def test_the_block_for_a_budget_says_what_was_spent(tmp_path: Path) -> None:
@@ -150,6 +152,35 @@ async def test_the_tools_are_called_whole_and_streamed(site: Path) -> None:
     assert re.search(r"weather \{\"city\":\"Rome\",\"sky\":\"sunny\"\} 0\.\d+ s", done.stdout)
     assert done.stdout.startswith("Sunny.")
     assert done.stdout.rstrip().endswith("2")
+
+
+def test_batches_are_asked_in_memory_and_from_a_file(site: Path) -> None:
+    (site / "input.jsonl").write_text('{"english": "a bird"}\n{"english": "a fish"}\n')
+
+    done = run(site, "-c", block("python", "client.run_batch").replace("openai:gpt-4.1", "echo:x"))
+
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "0 Translate into French: a cat",
+        "1 Translate into French: a dog",
+        "completed 2 0 0.0",
+    ]
+    assert '{"english":"a fish","text":"Translate: a fish"' in (site / "output.jsonl").read_text()
+
+
+def test_the_recorded_batch_is_of_commands_that_there_are_and_ends_with_every_row() -> None:
+    recording = block("console", "asyncllm batch run")
+    commands = re.findall(r"^\$ .*?asyncllm (batch .*)$", recording, re.MULTILINE)
+
+    assert [make_parser().parse_args(shlex.split(command)).action for command in commands] == [
+        "run",
+        "status",
+        "run",
+        "status",
+    ]
+    assert commands[0] == commands[2]
+    assert "interrupted  5 of 12" in recording
+    assert "completed  12 of 12  0       14 " in recording
 
 
 def reply_of_media(request: SeenRequest) -> Sequence[Op]:

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from asyncllm.backend import Batches, Clock
-from asyncllm.batch.evaluator import ToolConfig, require_sandbox
+from asyncllm.batch.evaluator import require_sandbox
 from asyncllm.batch.export import Target, Written, export, tally
 from asyncllm.batch.fanout import Source
 from asyncllm.batch.formats import find_format, find_output_format
 from asyncllm.batch.formats.protocol import Reading
 from asyncllm.batch.inputs import BatchInput, FileInput, GivenInput, Input
-from asyncllm.batch.memory import options_of, plain_options, seen_from, seen_here
-from asyncllm.batch.options import Location, RunOptions, Via
-from asyncllm.batch.parts import VendorSettings
+from asyncllm.batch.options import Location, RunOptions
 from asyncllm.batch.places import place_of
+from asyncllm.batch.plan import BatchPlan, remembered, seen_from, split, store_of
 from asyncllm.batch.report import BatchReport, BatchStatus, OnRunProgress
 from asyncllm.batch.rows import Answer, AnyAsk
-from asyncllm.batch.runner import Ask, Runner, RunSettings
+from asyncllm.batch.runner import Ask, Runner
 from asyncllm.batch.serviced import Service, ServicedRunner
-from asyncllm.batch.tooling import check_evaluable, evaluating, tool_config_of
-from asyncllm.calls import CallOptions, Model, chat_request, check_names
+from asyncllm.batch.tooling import check_evaluable, evaluating
+from asyncllm.calls import CallOptions, Model, chat_request
 from asyncllm.errors import BatchLostError, ConfigError, InputError, InvalidRequestError, OutputExistsError, StoreError
 from asyncllm.finishing import finish
 from asyncllm.sandbox import Sandbox
@@ -38,15 +36,11 @@ from asyncllm.types import Request, Timeouts
 from asyncllm.workspace.batches import BatchStore
 from asyncllm.workspace.records import BatchRecord, Lease, RowStatus
 
-__all__ = ["BatchPlan", "Caller", "again", "export_plan", "recall", "run_batch", "run_plan", "split", "store_of"]
-
-T = TypeVar("T")
+__all__ = ["Caller", "export_plan", "run_batch", "run_plan"]
 
 _PEEKED = 4096
 _LEAVE_S = 10
-_OPTIONS = RunOptions.__required_keys__ | RunOptions.__optional_keys__
 _NOT_FOR_ROWS = ("output_type", "repairs", "idempotency_key")
-_OF_PLANS = ("format", "output_format", "template", "max_row_bytes", "notes")
 
 
 class Caller(Struct, frozen=True):
@@ -60,42 +54,12 @@ class Caller(Struct, frozen=True):
     """Who works off batches of a model, its name there, and the client's clock. Raises `UnsupportedError`."""
 
 
-class BatchPlan(Struct, frozen=True, kw_only=True):
-    """A batch as it is asked for, and as the store remembers it."""
-
-    source: str
-    sink: str
-    errors: str | None = None
-    format: str | None = None
-    output_format: str | None = None
-    template: Any = None
-    max_row_bytes: int = 16 * 2**20
-    model: Model | None = None
-    via: Via = "client"
-    vendor: VendorSettings = VendorSettings()
-    tool_config: ToolConfig | None = None
-    settings: RunSettings = RunSettings()
-    options: dict[str, Any] = {}
-    """Those of the calls, in the store: see `plain_options`."""
-    notes: dict[str, Any] = {}
-
-
 class _Parts(Struct, frozen=True):
     """What a plan comes to."""
 
     source: Input
     target: Target
     definition: dict[str, Any]
-
-
-def store_of(sink: Location, store: Location | None) -> Path:
-    """The folder of the store: beside the output, unless said otherwise."""
-    if store is not None:
-        return Path(store)
-    name = fspath(sink)
-    if name == "-":
-        raise ConfigError("an output to stdout has no place for the store beside it; give one", field="store")
-    return Path(f"{name.rpartition('/')[2] if '://' in name else name}.batch")
 
 
 async def _parts(
@@ -174,58 +138,6 @@ async def run_batch(
     )
 
 
-def split(
-    source: Location | Source[BatchInput], sink: Location, options: RunOptions
-) -> tuple[BatchPlan, CallOptions, RunOptions]:
-    """What is kept of a batch, the options of its calls, and the rest. Raises `InvalidRequestError`."""
-    check_names(options, _OPTIONS)
-    named: dict[str, Any] = dict(options)
-    settings = {name: named.pop(name) for name in RunSettings.__struct_fields__ if name in named}
-    errors: Location | None = named.pop("errors", None)
-    plan = BatchPlan(
-        source=fspath(source) if isinstance(source, str | PathLike) else GivenInput.name,
-        sink=fspath(sink),
-        errors=None if errors is None else fspath(errors),
-        settings=settings_of(settings),
-        **{name: named.pop(name) for name in _OF_PLANS if name in named},
-        model=named.pop("model", None),
-        via=named.pop("via", "client"),
-        vendor=vendor_of(named.pop("vendor", {})),
-        tool_config=tool_config_of(named.pop("tool_config")) if "tool_config" in named else None,
-    )
-    if plan.via not in get_args(Via):
-        raise InvalidRequestError(f"via is one of {', '.join(map(repr, get_args(Via)))}", field="via")
-    if plan.via == "vendor" and plan.tool_config is not None:
-        raise InvalidRequestError("tool_config runs code between calls, and via='vendor' makes none", field="via")
-    call: Any = {name: named.pop(name) for name in CallOptions.__optional_keys__ if name in named}
-    rest: Any = named
-    return plan, call, rest
-
-
-def settings_of(given: dict[str, Any]) -> RunSettings:
-    """Raises `InvalidRequestError` naming the setting that cannot be right."""
-    return _converted(given, RunSettings)
-
-
-def vendor_of(given: VendorSettings | Mapping[str, Any]) -> VendorSettings:
-    """Raises `InvalidRequestError` naming the setting that cannot be right."""
-    if isinstance(given, VendorSettings):
-        return given
-    check_names(given, frozenset(VendorSettings.__struct_fields__))
-    return _converted(given, VendorSettings)
-
-
-def _converted(given: Mapping[str, Any], kind: type[T]) -> T:
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, InvalidRequestError):
-            raise error.__cause__ from None
-        place = re.search(r"`\$\.(\w+)", str(error))
-        field = place[1] if place else "settings"
-        raise InvalidRequestError(f"{field}: {str(error).partition(' - at ')[0].lower()}", field=field) from None
-
-
 async def run_plan(
     caller: Caller,
     plan: BatchPlan,
@@ -255,7 +167,7 @@ async def run_plan(
         source = parts.source.name if given is not None else seen_from(store, parts.source.name)
         if not overwrite:
             await _must_be_free(parts.target, batches, name)
-        record = await batches.define(name, {**parts.definition, "source": source}, _remembered(plan, options, store))
+        record = await batches.define(name, {**parts.definition, "source": source}, remembered(plan, options, store))
         lease = await batches.take(record.id)
         status: BatchStatus = "stopped"
         try:
@@ -288,37 +200,6 @@ async def run_plan(
             raise
         await _leave(batches, lease, status)
         return await _report(batches, await batches.record(record.id), status, written)
-
-
-def _remembered(plan: BatchPlan, options: CallOptions, store: Path) -> dict[str, Any]:
-    kept = msgspec.structs.replace(
-        plan,
-        source=seen_from(store, plan.source),
-        sink=seen_from(store, plan.sink),
-        errors=None if plan.errors is None else seen_from(store, plan.errors),
-        options=plain_options(options),
-    )
-    told: dict[str, Any] = msgspec.to_builtins(kept)
-    return told
-
-
-def recall(record: BatchRecord, store: Path) -> BatchPlan:
-    """The plan of a batch in a store, with its paths as they are seen from here."""
-    plan = msgspec.convert(record.settings, BatchPlan)
-    return msgspec.structs.replace(
-        plan,
-        source=seen_here(store, plan.source),
-        sink=seen_here(store, plan.sink),
-        errors=None if plan.errors is None else seen_here(store, plan.errors),
-    )
-
-
-def again(plan: BatchPlan) -> RunOptions:
-    """The options with which `run_batch` runs a plan that was recalled."""
-    named: dict[str, Any] = {"model": plan.model, "errors": plan.errors}
-    named |= {name: getattr(plan, name) for name in _OF_PLANS} | msgspec.structs.asdict(plan.settings)
-    told: Any = {name: value for name, value in named.items() if value is not None} | options_of(plan.options)
-    return cast("RunOptions", told)
 
 
 async def export_plan(

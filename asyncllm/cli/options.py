@@ -24,6 +24,7 @@ _EXAMPLES = {
     "--label": "--label team=search",
     "--option": "--option top_k=40",
     "--place-option": "--place-option region=eu-west-1",
+    "--vendor-option": "--vendor-option part_items=5000",
 }
 _OF_A_CALL = _SAMPLING | {"tools", "tool_choice", "parallel_tool_calls"}
 

@@ -7,7 +7,8 @@ from argparse import Namespace
 
 import msgspec
 
-from asyncllm.batch.run import export_plan, recall
+from asyncllm.batch.plan import recall
+from asyncllm.batch.run import export_plan
 from asyncllm.cli.batch.look import known
 from asyncllm.cli.batch.progress import facts, report_line
 from asyncllm.cli.output import note, print_json

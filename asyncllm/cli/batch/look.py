@@ -11,8 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from asyncllm.batch.memory import seen_from, seen_here
-from asyncllm.batch.run import store_of
+from asyncllm.batch.plan import seen_from, seen_here, store_of
 from asyncllm.cli.batch.progress import duration
 from asyncllm.cli.output import note, print_json, print_table, say
 from asyncllm.cli.status import OK

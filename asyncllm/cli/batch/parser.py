@@ -88,6 +88,25 @@ def _add_run(parser: ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="instructions put before every conversation")
     add_sampling(parser, short=False)
     add_constraint(parser)
+    group = parser.add_argument_group("who works it off")
+    group.add_argument(
+        "--via",
+        choices=("client", "vendor"),
+        help="call by call (client, the default), or the service of the model in batches of its own (vendor)",
+    )
+    group.add_argument(
+        "--vendor-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="with --via vendor: part_items, in_flight, interval_s, timeout_s, ...; repeatable",
+    )
+    group.add_argument(
+        "--tool-config",
+        metavar="FILE",
+        help="LLM Engine's `tool_config` as JSON: the model has its code run, which needs a --sandbox",
+    )
+    group.add_argument("--sandbox", choices=("namespaces", "bwrap"), help="where that code runs")
     group = _add_pace(parser)
     group.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="kept with it; repeatable")
     group.add_argument("--priority", metavar="TEXT", help="kept with it, for services that work by priority")

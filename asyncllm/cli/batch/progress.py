@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -20,6 +21,8 @@ _LINE_S = 10.0
 _JSON_S = 1.0
 _PACE_S = 30.0
 _CLASSES = 3
+_WITHOUT_CURSOR = ("dumb", "unknown")
+"""Terminals on which nothing can be written over."""
 
 
 class Teller(AbstractContextManager["Teller"], Protocol):
@@ -36,7 +39,7 @@ def teller(name: str, *, json: bool, quiet: bool) -> Teller:
         return _Json()
     if quiet:
         return _Silent()
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and os.environ.get("TERM") not in _WITHOUT_CURSOR:
         try:
             return _Bar(name)
         except ImportError:  # an extra; lines do as well

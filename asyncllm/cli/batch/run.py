@@ -16,8 +16,8 @@ import msgspec
 from msgspec import Struct
 
 from asyncllm.batch.options import RunOptions
+from asyncllm.batch.plan import again, recall, store_of
 from asyncllm.batch.report import BatchReport
-from asyncllm.batch.run import again, recall, store_of
 from asyncllm.cli.batch.ending import heeding
 from asyncllm.cli.batch.look import known, standing
 from asyncllm.cli.batch.places import place_options
@@ -27,12 +27,13 @@ from asyncllm.cli.output import note, print_json
 from asyncllm.cli.status import FAILED, INTERRUPTED, LATER, OK, TERMINATED, status_of
 from asyncllm.client import Client
 from asyncllm.errors import AsyncLLMError, ConfigError
+from asyncllm.sandbox import open_sandbox
 
 __all__ = ["run"]
 
-_SAME = ("format", "output_format", "errors", "on_bad_row", "priority")
+_SAME = ("format", "output_format", "errors", "on_bad_row", "priority", "via")
 _PACE = ("concurrency", "max_attempts", "max_runtime_s", "max_failure_rate", "drain_s")
-_OF_CLIENT = ("base_url", "api_key_env", "timeout", "place_options")
+_OF_CLIENT = ("base_url", "api_key_env", "timeout", "place_options", "sandbox")
 _STATUS = {"completed": OK, "completed_with_errors": FAILED, "cancelled": FAILED, "stopped": LATER, "expired": LATER}
 _DRAIN_S = 30.0
 
@@ -90,6 +91,10 @@ async def _run(args: Namespace) -> int:
     if args.template is not None:
         options["template"] = _template(args.template)
     options["labels"] = {name: str(value) for name, value in (pair(given, "--label") for given in args.label)}
+    if args.vendor_option:
+        options["vendor"] = dict(pair(given, "--vendor-option") for given in args.vendor_option)
+    if args.tool_config is not None:
+        options["tool_config"] = _json(Path(args.tool_config), "--tool-config")
     options["place_options"] = args.place_options = place_options(args.place_option)
     options["notes"] = {name: value for name in _OF_CLIENT if (value := getattr(args, name))}
     options["overwrite"], options["retry_failed"] = args.overwrite, args.retry_failed
@@ -133,12 +138,13 @@ async def _go(args: Namespace, job: _Job) -> int:
 async def _drained(client: Client, args: Namespace, telling: Teller, job: _Job) -> BatchReport | None:
     """What came of it, or `None` if a signal has stopped it."""
     options = cast("RunOptions", {**job.options, "store": job.store, "progress": telling.progress})
+    if args.sandbox is not None:
+        options["sandbox"] = await open_sandbox(args.sandbox)
     running = asyncio.create_task(client.run_batch(job.source, job.sink, **options))
 
     def stop() -> None:
         if not args.quiet:
-            drain_s = options.get("drain_s", _DRAIN_S)
-            note(f"stopping: rows under way may finish, for up to {drain_s:g} s (the same signal again: at once)")
+            note(_stopping(options))
         running.cancel()
 
     with heeding(args.signals, stop):
@@ -146,6 +152,13 @@ async def _drained(client: Client, args: Namespace, telling: Teller, job: _Job) 
             return await running
         except asyncio.CancelledError:
             return None
+
+
+def _stopping(options: RunOptions) -> str:
+    if options.get("via") == "vendor":
+        return "stopping: what is with the service stays there, and the next run waits for it"
+    drain_s = options.get("drain_s", _DRAIN_S)
+    return f"stopping: rows under way may finish, for up to {drain_s:g} s (the same signal again: at once)"
 
 
 async def _tell_stopped(args: Namespace, job: _Job) -> None:
@@ -176,13 +189,14 @@ def _template(given: str) -> Any:
     if not given.startswith("@"):
         return readable(given, "--template")
     path = Path(given[1:])
-    text = read_file(path, "--template")
-    if path.suffix != ".json":
-        return text
+    return _json(path, "--template") if path.suffix == ".json" else read_file(path, "--template")
+
+
+def _json(path: Path, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(read_file(path, where))
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"--template: {path} is not valid JSON: {error}", field="--template") from None
+        raise ConfigError(f"{where}: {path} is not valid JSON: {error}", field=where) from None
 
 
 def _plain(error: AsyncLLMError) -> dict[str, Any]:

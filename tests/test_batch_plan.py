@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncllm import Choice, Client, Grammar, JsonSchema, Regex, Sampling, StoreError, Timeouts, Tool
-from asyncllm.batch.memory import options_of, plain_options, seen_from, seen_here
-from asyncllm.batch.run import again, recall
+from asyncllm.batch.plan import again, options_of, plain_options, recall, seen_from, seen_here
 from asyncllm.calls import chat_request
 from asyncllm.workspace.batches import BatchStore
 
