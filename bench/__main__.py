@@ -23,7 +23,8 @@ _NAMES = {
     "contracts": "no figure: what the five systems can do and asyncllm too, row by row, from the tests' results",
     "models": "no figure: make the models that benchmarks and tests of vLLM run, and name their folders",
 }
-_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "fanout": 3, "batch": 3, "import": 31, "sandbox": 31}  # of any other, one
+# Of any other, one.
+_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "fanout": 3, "batch": 3, "import": 31, "sandbox": 31}
 _QUICK_ROUNDS = {"layers": 3, "import": 5, "sandbox": 5}
 
 

@@ -1,7 +1,7 @@
 """Batches: what a store costs a row, what the fan-out adds to the slowest call, and vLLM's own batch beside ours.
 
-- `store`: rows of a JSONL file through `client.run_batch` with the echo backend, from the first look at the input to the
-  finished output, on the disk of the temporary folder and in memory; `memory`: the same requests through `client.batch`.
+- `store`: rows of a JSONL file through `client.run_batch` with the echo backend, from the first look at the input to
+  the finished output, on the disk of the temporary folder and in memory; `memory`: the same through `client.batch`.
 - `fan-out`: 1,000 rows over HTTP that take the server 0.5 s each, all at once, beside as many calls of bare aiohttp.
 - `vLLM`: the same prompts through `client.batch` and through `LLM.generate`, each with an engine of its own, in turn.
 """

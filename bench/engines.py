@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -35,8 +35,8 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
     """What a process is."""
 
     kind: Literal["in-process", "naked", "offline", "asyncllm over HTTP", "openai over HTTP"]
-    """An engine of asyncllm's, which can be used naked too; one without asyncllm, for single calls or for whole batches;
-    or a client of a server."""
+    """An engine of asyncllm's, which can be used naked too; one without asyncllm, for single calls or whole batches; or
+    a client of a server."""
     model: str
     options: dict[str, Any] = {}
     base_url: str = ""
@@ -85,7 +85,8 @@ async def _ways(role: Role) -> AsyncGenerator[dict[Way, Any]]:
                 engine = borrow(role.model, options)
                 core: Any = await engine.ready()
                 bare = naked.Naked(core._engine)  # noqa: SLF001  # the same one, without what is around it
-                yield _asyncllm(client) | _naked(bare) | {"batch": partial(_batch, client)}
+                whole: dict[Way, Any] = {"batch": partial(_batch, client)}
+                yield _asyncllm(client) | _naked(bare) | whole
                 give_back(engine)
         case "naked":
             engine = naked.start(role.model, role.options, on_cpu=role.on_cpu)
@@ -93,7 +94,8 @@ async def _ways(role: Role) -> AsyncGenerator[dict[Way, Any]]:
             engine.shutdown()
             del engine
         case "offline":
-            yield {"generate": naked.offline(role.model, role.options, on_cpu=role.on_cpu)}
+            found: dict[Way, Any] = {"generate": naked.offline(role.model, role.options, on_cpu=role.on_cpu)}
+            yield found
         case "asyncllm over HTTP":
             # What the server closes in a pause is opened again by the retry.
             async with asyncllm.Client(model=f"openai:{role.model}", base_url=role.base_url, api_key="k") as client:
@@ -164,16 +166,17 @@ def _prompt(chance: random.Random) -> str:
     return f"{chance.random():.9f} " + " ".join(chance.choices(_WORDS, k=12))
 
 
-async def _run(ask: Any, load: Load) -> Sample:
+async def _run(ask: _Ask | _AskAll, load: Load) -> Sample:
     chance = random.Random(load.seed)
     prompts = [[_prompt(chance) for _ in range(load.calls)] for _ in range(load.in_flight)]
 
     async def caller(own: list[str]) -> list[Answer]:
-        return [await ask(prompt, load.tokens) for prompt in own]
+        one = cast("_Ask", ask)
+        return [await one(prompt, load.tokens) for prompt in own]
 
     cpu_s, began = time.process_time(), time.perf_counter()
     if load.way in _ALL:
-        rows = [await ask([prompt for own in prompts for prompt in own], load.tokens)]
+        rows = [await cast("_AskAll", ask)([prompt for own in prompts for prompt in own], load.tokens)]
     else:
         rows = await asyncio.gather(*map(caller, prompts))
     wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_s

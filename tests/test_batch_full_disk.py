@@ -151,7 +151,7 @@ async def test_what_ended_a_run_is_told_even_if_the_disk_is_full_by_then(
         disk.fails = lambda _: apsw.FullError(SAID)
         await leave(store, lease, status, ended=ended)
 
-    async def refuse(_: object, __: object) -> Any:
+    async def refuse(_: object) -> str:
         raise AuthenticationError("no", status=401)
 
     with monkeypatch.context() as patch:

@@ -27,7 +27,7 @@ class Run(NamedTuple):
 
     def rss_at(self, done: int) -> int:
         """The resident set when so many rows were done."""
-        return next(line["rss"] for line in self.lines if line["done"] >= done)
+        return next(int(line["rss"]) for line in self.lines if line["done"] >= done)
 
     @property
     def base(self) -> int:
@@ -55,7 +55,7 @@ def check_output(folder: Path, rows: int) -> None:
     """Every row stands in the output, once, in order, with its own answer."""
     count = 0
     with (folder / "out.jsonl").open("rb") as lines:
-        for count, line in enumerate(lines, 1):  # noqa: B007  # how many there are
+        for count, line in enumerate(lines, 1):
             assert f'"custom_id":"row-{count - 1}",'.encode() in line
             assert f'"content":"{count - 1} xxx'.encode() in line
     assert count == rows
