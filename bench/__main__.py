@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from bench import contracts, embedded, fanout, imports, layers, memory, models, overhead, report, sandbox, vllm
+from bench import batch, contracts, embedded, fanout, imports, layers, memory, models, overhead, report, sandbox, vllm
 
 _NAMES = {
     "overhead": "client CPU per plain call and per streamed event: bare aiohttp+msgspec, asyncllm, openai",
@@ -16,13 +16,15 @@ _NAMES = {
     "memory": "resident memory per open stream, 1,000 open at once",
     "embedded": "the embedded model in-process and over its own port: first token and throughput by load",
     "vllm": "vLLM in-process beside the naked engine and beside its own server: throughput, first token, CPU, start",
+    "batch": "batches: rows a second through a store, the fan-out over HTTP, and vLLM's own batch beside ours",
     "fanout": "wall time of 1,000 concurrent calls of 0.5 s",
     "import": "wall time of `import asyncllm`, modules loaded, distributions required",
     "sandbox": "wall time of a snippet in the sandbox, from start to end, beside a plain Python",
     "contracts": "no figure: what the five systems can do and asyncllm too, row by row, from the tests' results",
     "models": "no figure: make the models that benchmarks and tests of vLLM run, and name their folders",
 }
-_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "fanout": 3, "import": 31, "sandbox": 31}  # of any other, one
+# Of any other, one.
+_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "fanout": 3, "batch": 3, "import": 31, "sandbox": 31}
 _QUICK_ROUNDS = {"layers": 3, "import": 5, "sandbox": 5}
 
 
@@ -112,6 +114,9 @@ def _run(options: _Options, name: str) -> tuple[object, str]:
         case "sandbox":
             boxed = sandbox.measure(rounds=rounds)
             return boxed, sandbox.text(boxed)
+        case "batch":
+            worked = batch.measure(quick=quick, rounds=rounds)
+            return worked, batch.text(worked)
         case "contracts":
             shown = contracts.measure(quick=quick)
             return shown, contracts.text(shown)

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -28,14 +28,15 @@ from bench.naked import Answer
 
 _WORDS = ("river", "stone", "cloud", "paper", "green", "seven", "window", "table", "music", "forest", "quick", "garden")
 
-Way: TypeAlias = Literal["stream", "chat", "naked stream", "naked chat"]
+Way: TypeAlias = Literal["stream", "chat", "naked stream", "naked chat", "batch", "generate"]
 
 
 class Role(msgspec.Struct, frozen=True, kw_only=True):
     """What a process is."""
 
-    kind: Literal["in-process", "naked", "asyncllm over HTTP", "openai over HTTP"]
-    """An engine of asyncllm's, which can be used naked too; one without asyncllm; or a client of a server."""
+    kind: Literal["in-process", "naked", "offline", "asyncllm over HTTP", "openai over HTTP"]
+    """An engine of asyncllm's, which can be used naked too; one without asyncllm, for single calls or whole batches; or
+    a client of a server."""
     model: str
     options: dict[str, Any] = {}
     base_url: str = ""
@@ -43,12 +44,17 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """`in_flight` callers that each make `calls` calls of `tokens` tokens, one after the other."""
+    """`in_flight` callers that each make `calls` calls of `tokens` tokens, one after the other.
+
+    `batch` and `generate` are one call with as many prompts.
+    """
 
     way: Way
     in_flight: int
     calls: int
     tokens: int
+    seed: float | None = None
+    """Of the prompts, where they are to be those of another load."""
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,11 +71,13 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _Ask: TypeAlias = Callable[[str, int], Awaitable[Answer]]
+_AskAll: TypeAlias = Callable[[list[str], int], Awaitable[list[Answer]]]
+_ALL = ("batch", "generate")
 
 
 @asynccontextmanager
-async def _ways(role: Role) -> AsyncGenerator[dict[Way, _Ask]]:
-    """The ways that a role has, for the length of the block."""
+async def _ways(role: Role) -> AsyncGenerator[dict[Way, Any]]:
+    """The ways that a role has, each an `_Ask` or an `_AskAll`, for the length of the block."""
     match role.kind:
         case "in-process":
             options = read_options(Config(backend="vllm", options=role.options))
@@ -77,13 +85,17 @@ async def _ways(role: Role) -> AsyncGenerator[dict[Way, _Ask]]:
                 engine = borrow(role.model, options)
                 core: Any = await engine.ready()
                 bare = naked.Naked(core._engine)  # noqa: SLF001  # the same one, without what is around it
-                yield _asyncllm(client) | _naked(bare)
+                whole: dict[Way, Any] = {"batch": partial(_batch, client)}
+                yield _asyncllm(client) | _naked(bare) | whole
                 give_back(engine)
         case "naked":
             engine = naked.start(role.model, role.options, on_cpu=role.on_cpu)
             yield _naked(naked.Naked(engine))
             engine.shutdown()
             del engine
+        case "offline":
+            found: dict[Way, Any] = {"generate": naked.offline(role.model, role.options, on_cpu=role.on_cpu)}
+            yield found
         case "asyncllm over HTTP":
             # What the server closes in a pause is opened again by the retry.
             async with asyncllm.Client(model=f"openai:{role.model}", base_url=role.base_url, api_key="k") as client:
@@ -115,6 +127,12 @@ def _asyncllm(client: asyncllm.Client) -> dict[Way, _Ask]:
     return {"stream": stream, "chat": chat}
 
 
+async def _batch(client: asyncllm.Client, prompts: list[str], tokens: int) -> list[Answer]:
+    rows: list[Any] = [{"prompt": prompt} for prompt in prompts]
+    results = client.batch(rows, concurrency=len(rows), max_tokens=tokens, temperature=0, ignore_eos=True)
+    return [Answer(result.unwrap().usage.output_tokens or 0, 1, 0) async for result in results]
+
+
 def _naked(engine: naked.Naked) -> dict[Way, _Ask]:
     return {"naked stream": partial(engine.ask, stream=True), "naked chat": partial(engine.ask, stream=False)}
 
@@ -143,17 +161,24 @@ async def _openai(sdk: Any, model: str, prompt: str, tokens: int) -> Answer:
     return Answer(count, events, first_s)
 
 
-def _prompt() -> str:
+def _prompt(chance: random.Random) -> str:
     """A new one for each call, so that no prefix is known already."""
-    return f"{random.random():.9f} " + " ".join(random.choices(_WORDS, k=12))
+    return f"{chance.random():.9f} " + " ".join(chance.choices(_WORDS, k=12))
 
 
-async def _run(ask: _Ask, load: Load) -> Sample:
-    async def caller() -> list[Answer]:
-        return [await ask(_prompt(), load.tokens) for _ in range(load.calls)]
+async def _run(ask: _Ask | _AskAll, load: Load) -> Sample:
+    chance = random.Random(load.seed)
+    prompts = [[_prompt(chance) for _ in range(load.calls)] for _ in range(load.in_flight)]
+
+    async def caller(own: list[str]) -> list[Answer]:
+        one = cast("_Ask", ask)
+        return [await one(prompt, load.tokens) for prompt in own]
 
     cpu_s, began = time.process_time(), time.perf_counter()
-    rows = await asyncio.gather(*(caller() for _ in range(load.in_flight)))
+    if load.way in _ALL:
+        rows = [await cast("_AskAll", ask)([prompt for own in prompts for prompt in own], load.tokens)]
+    else:
+        rows = await asyncio.gather(*map(caller, prompts))
     wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_s
     answers = [answer for row in rows for answer in row]
     return Sample(

@@ -53,7 +53,11 @@ class Lab(msgspec.Struct, frozen=True, kw_only=True):
     def measure(self, library: Library, load: Workload) -> Outcome:
         """Put `load` on `library` in a process of its own."""
         job = Job(library=library, load=load, base_url=self.url + load.path, core=self.client_core)
-        command = [sys.executable, "-m", "bench.child", msgspec.json.encode(job).decode()]
+        return self.run("bench.child", job)
+
+    def run(self, module: str, job: msgspec.Struct) -> Outcome:
+        """Have `module` do `job` in a process of its own."""
+        command = [sys.executable, "-m", module, msgspec.json.encode(job).decode()]
         try:
             done = subprocess.run(
                 command, capture_output=True, cwd=ROOT, env=self.environment, timeout=_CHILD_LIMIT_S, check=False

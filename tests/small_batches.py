@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from asyncllm import Client
 from asyncllm.batch import run
 from asyncllm.batch.report import BatchReport
-from asyncllm.batch.rows import Answer, AnyAsk
 from asyncllm.errors import BadRequestError
-from asyncllm.types import Message, Request, Response, ResponseChoice, Usage
+from asyncllm.events import Event, Events, Finished, TextDelta
+from asyncllm.types import Request
 from asyncllm.workspace.batches import BatchStore
 
 __all__ = ["SmallBatch", "memory_folder", "storing"]
@@ -35,7 +35,6 @@ class SmallBatch:
         self.count = count
         self.width = width
         self.asked: list[int] = []
-        self.delay_s: float | None = None
         self.source = folder / "in.jsonl"
         self.source.write_bytes(b"".join(self._line(index) for index in range(count)))
 
@@ -48,24 +47,32 @@ class SmallBatch:
         """Where the store of the batch is."""
         return self.folder / "store"
 
-    async def ask(self, asked: AnyAsk, _: object) -> Answer:
-        """The words of the prompt, the other way round; some are refused."""
-        assert isinstance(asked, Request)
-        prompt = asked.messages[-1].text
+    async def ask(self, request: Request) -> str:
+        """The prompt, the other way round; some are refused."""
+        prompt = request.messages[-1].text
         index = int(prompt.partition(" ")[0])
         self.asked.append(index)
-        if self.delay_s is not None:
-            await asyncio.sleep(self.delay_s)
         if index % BAD == BAD - 1:
             raise BadRequestError("this is not answered", status=400, code="bad")
-        message = Message("assistant", prompt[::-1])
-        return Response(choices=(ResponseChoice(0, message, "stop"),), usage=Usage(input_tokens=2, output_tokens=2))
+        return prompt[::-1]
+
+    @asynccontextmanager
+    async def open(self, request: Request, /) -> AsyncGenerator[Events]:
+        """It is a backend itself."""
+        yield self._events(await self.ask(request))
+
+    async def _events(self, text: str) -> AsyncGenerator[Event]:
+        yield TextDelta(text)
+        yield Finished("stop")
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
 
     async def run(self, **options: Any) -> BatchReport:
         """Run it to its end."""
-        caller = run.Caller(lambda _: "none:none", self.ask)
         given: Any = {"store": self.store(), "concurrency": 4, "reserve_bytes": 0, **options}
-        return await run.run_batch(caller, self.source, self.output, given)
+        async with Client(backend=self, retry=None, env={}) as client:
+            return await client.run_batch(self.source, self.output, model="m", **given)
 
     def put_back(self, files: dict[str, bytes]) -> None:
         """Begin anew, from a store that is `files`."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from asyncllm.batch.rows import Answer, AnyAsk
 from asyncllm.errors import CorruptStoreError
+from asyncllm.types import Request
 from asyncllm.workspace.batches import BatchStore
 from asyncllm.workspace.database import Db
 from small_batches import SmallBatch, memory_folder, storing
@@ -42,10 +42,10 @@ async def half_done(batch: SmallBatch, monkeypatch: pytest.MonkeyPatch) -> dict[
     files: dict[str, bytes] = {}
     ask = batch.ask
 
-    async def answer(asked: AnyAsk, key: str) -> Answer:
+    async def answer(request: Request) -> str:
         if len(batch.asked) == ROWS * 3 // 4:
             files.update({name: (batch.store() / name).read_bytes() for name in ("store.db", "store.db-wal")})
-        return await ask(asked, key)
+        return await ask(request)
 
     with monkeypatch.context() as patch, storing(monkeypatch, CarryingStore):
         patch.setattr(batch, "ask", answer)

@@ -15,9 +15,10 @@ import pytest
 
 from asyncllm.batch import runner
 from asyncllm.batch.report import RunProgress
-from asyncllm.errors import StoreError
+from asyncllm.errors import AuthenticationError, StoreError
 from asyncllm.workspace import writer
 from asyncllm.workspace.batches import BatchStore
+from asyncllm.workspace.records import Lease
 from failing_vfs import Failing
 from small_batches import SmallBatch, memory_folder, storing
 
@@ -117,26 +118,51 @@ async def test_a_disk_that_stays_full_pauses_the_batch_until_there_is_room(
         assert sorted(batch.asked) == list(range(ROWS))
 
 
-async def test_a_disk_that_is_full_when_the_output_is_marked_is_an_error_after_which_the_batch_goes_on(
+async def test_a_disk_that_is_full_when_the_output_is_marked_pauses_the_batch_too(
     batch: SmallBatch, disk: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = BatchStore.mark_exported
+    stages: list[str] = []
 
-    async def mark_on_a_full_disk(store: BatchStore, number: int) -> None:
+    async def mark_on_a_full_disk(store: BatchStore, *given: Any) -> None:
         disk.fails = lambda _: apsw.FullError(SAID)
-        await mark(store, number)
+        await mark(store, *given)
+
+    def tell(progress: RunProgress) -> None:
+        stages.append(progress.stage)
+        if progress.stage == "paused":
+            disk.fails = lambda _: None
+
+    monkeypatch.setattr(runner, "_BEAT_S", 0.01)
+    monkeypatch.setattr(BatchStore, "mark_exported", mark_on_a_full_disk)
+
+    await batch.run(progress=tell)
+
+    assert "paused" in stages
+    assert batch.results() == batch.expected()
+
+
+async def test_what_ended_a_run_is_told_even_if_the_disk_is_full_by_then(
+    batch: SmallBatch, disk: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave = BatchStore.leave
+
+    async def leave_on_a_full_disk(store: BatchStore, lease: Lease, status: str, *, ended: bool) -> None:
+        disk.fails = lambda _: apsw.FullError(SAID)
+        await leave(store, lease, status, ended=ended)
+
+    async def refuse(_: object) -> str:
+        raise AuthenticationError("no", status=401)
 
     with monkeypatch.context() as patch:
-        patch.setattr(BatchStore, "mark_exported", mark_on_a_full_disk)
-        with pytest.raises(StoreError, match="disk is full"):
+        patch.setattr(BatchStore, "leave", leave_on_a_full_disk)
+        patch.setattr(batch, "ask", refuse)
+        with pytest.raises(AuthenticationError):
             await batch.run()
     disk.fails = lambda _: None
-    assert not batch.output.exists()
 
-    await batch.run()
-
+    assert await ended(batch) == 1
     assert batch.results() == batch.expected()
-    assert sorted(batch.asked) == list(range(ROWS))
 
 
 async def test_a_store_on_a_full_disk_can_be_closed_and_opened_again_later(batch: SmallBatch, disk: Failing) -> None:

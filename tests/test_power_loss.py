@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import apsw
 import pytest
 
 from asyncllm.batch.codec import decode_outcome
 from asyncllm.errors import AuthenticationError, CorruptStoreError
-from asyncllm.types import Response
+from asyncllm.types import Request, Response
 from asyncllm.workspace.batches import BatchStore
 from asyncllm.workspace.database import Db
 from asyncllm.workspace.records import Lease, RowStatus
@@ -26,10 +26,10 @@ SEED = 6
 
 
 class Acked(NamedTuple):
-    """Row `index` was acknowledged when `ops` things had been done to the disk."""
+    """`row` was acknowledged when `ops` things had been done to the disk."""
 
     ops: int
-    index: int
+    row: int
 
 
 class NotingStore(BatchStore):
@@ -71,18 +71,19 @@ async def record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Recording:
     NotingStore.recorder = recorder
     NotingStore.acked = []
 
-    async def ask(asked: Any, key: object) -> Any:
+    answer = batch.ask
+
+    async def ask(request: Request) -> str:
         if len(batch.asked) == ROWS // 2:
             batch.asked.append(-1)
             raise AuthenticationError("no", status=401)
-        return await answer(asked, key)
+        return await answer(request)
 
-    answer, batch.ask = batch.ask, ask  # type: ignore[method-assign]
-    with storing(monkeypatch, NotingStore, vfs=f"recorder-{folder.name}"):
+    with monkeypatch.context() as patch, storing(monkeypatch, NotingStore, vfs=f"recorder-{folder.name}"):
+        patch.setattr(batch, "ask", ask)
         with pytest.raises(AuthenticationError):
             await batch.run()
         await batch.run()
-    batch.ask = answer  # type: ignore[method-assign]
     assert batch.results() == batch.expected()
     return Recording(batch, recorder.ops, NotingStore.acked)
 
@@ -124,7 +125,7 @@ async def images(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> d
         for op in recording.ops[done:cut]:
             disk.do(op)
         done = cut
-        acked = {ack.index for ack in recording.acked if ack.ops <= cut}
+        acked = {ack.row for ack in recording.acked if ack.ops <= cut}
         await check(disk.after_power_loss(chance), acked, recording.batch)
     return {"images": count, "moments": len(set(cuts)), "ops": len(recording.ops)}
 

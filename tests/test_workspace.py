@@ -1,4 +1,5 @@
 """The store itself: its files, its versions, whose it is, and who may use it at the same time."""
+# ruff: noqa: ASYNC240  # the files are a test's own, and nothing else runs meanwhile
 
 from __future__ import annotations
 
@@ -97,7 +98,12 @@ async def test_the_lock_of_a_runner_is_for_its_owner_alone(folder: Path) -> None
 async def test_names_of_a_new_store_outlive_a_loss_of_power(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     sync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), sync(file)))
+
+    def fsync(file: int) -> None:
+        synced.append(os.fstat(file).st_ino)
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
 
     async with BatchStore(folder / "deep"):
         pass
