@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import sys
@@ -255,8 +256,7 @@ def run_case(case: Case, faults: Iterable[Fault]) -> tuple[int, list[str]]:
     for fault in faults:
         pid = forked(_work(case, next(numbers), fault))
         if fault.after_s is not None:
-            time.sleep(fault.after_s)
-            os.kill(pid, signal.SIGKILL)
+            _kill_after(pid, fault.after_s)
         status = ended(pid)
         kills += status in (-signal.SIGKILL, KILLED)
         if status not in (-signal.SIGKILL, KILLED, 0):
@@ -265,6 +265,16 @@ def run_case(case: Case, faults: Iterable[Fault]) -> tuple[int, list[str]]:
     if status:
         wrong.append(f"the last run ends with {status}")
     return kills, [f"seed {case.seed}: {what}" for what in (*wrong, *check(case))]
+
+
+def _kill_after(pid: int, seconds: float) -> None:
+    """Send SIGKILL to a process after so long, unless it has ended by itself."""
+    process = os.pidfd_open(pid)
+    try:
+        if not select.select([process], [], [], seconds)[0]:
+            os.kill(pid, signal.SIGKILL)
+    finally:
+        os.close(process)
 
 
 # -- what is there in the end
@@ -363,8 +373,8 @@ def _check_folder(case: Case) -> Iterable[str]:
 # -- many of them
 
 
-def named_faults(folder: Path, count: int, seed: int) -> Iterable[tuple[Case, list[Fault]]]:
-    """Batches that end at points: every point of every format, and of those reached often, several."""
+def named_faults(folder: Path, seed: int) -> Iterable[tuple[Case, list[Fault]]]:
+    """Batches that end at points: every point of every format, and of those reached often, several; without end."""
     drawn = random.Random(f"named:{seed}")
     points: list[tuple[str, bool, str, int]] = []
     for format_, retries in itertools.product(FORMATS, (False, True)):
@@ -372,7 +382,7 @@ def named_faults(folder: Path, count: int, seed: int) -> Iterable[tuple[Case, li
         case = Case(case.folder, format_, case.rows, case.concurrency, case.seed, retries)
         points += [(format_, retries, name, times) for name, times in sorted(recorded(case).items())]
     drawn.shuffle(points)
-    for number, (format_, retries, name, times) in zip(range(count), itertools.cycle(points), strict=False):
+    for number, (format_, retries, name, times) in enumerate(itertools.cycle(points)):
         case = make_case(folder / f"named-{number}", seed * 100_000 + number, format_=format_)
         case = Case(case.folder, format_, case.rows, case.concurrency, case.seed, retries)
         faults = [Fault(name, drawn.randint(1, times) if number >= len(points) else 1)]
@@ -386,24 +396,23 @@ def _another(drawn: random.Random, points: list[tuple[str, bool, str, int]]) -> 
     return name, drawn.randint(1, times)
 
 
-def random_faults(folder: Path, seed: int, usual_s: float) -> Iterable[tuple[Case, list[Fault]]]:
+def random_faults(folder: Path, seed: int, usual: Usual) -> Iterable[tuple[Case, list[Fault]]]:
     """Batches that are killed once or twice, at any time of a run; without end."""
     drawn = random.Random(f"random:{seed}")
     for number in itertools.count():
         case = make_case(folder / f"random-{number}", seed * 100_000 + 50_000 + number)
-        yield case, [Fault(after_s=drawn.uniform(0, usual_s)) for _ in range(drawn.choice((1, 1, 2)))]
+        yield case, [Fault(after_s=drawn.uniform(0, usual.seconds)) for _ in range(drawn.choice((1, 1, 2)))]
 
 
-def _usual_s(folder: Path, seed: int) -> float:
-    """How long a run takes that nobody kills, for the most part."""
-    took: list[float] = []
-    for number in range(8):
-        case = make_case(folder / f"usual-{number}", seed + number)
-        began = time.monotonic()
-        wrong = run_case(case, ())[1]
-        assert not wrong, wrong
-        took.append(time.monotonic() - began)
-    return sorted(took)[4]
+class Usual:
+    """How long a run takes on this machine as it is now, as kills that come too late tell."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.05
+
+    def note(self, kills: int, tries: int) -> None:
+        """Of `tries` to kill a run, `kills` were in time."""
+        self.seconds *= 1.05**kills * 0.85 ** (tries - kills)
 
 
 def main() -> None:
@@ -421,23 +430,29 @@ def main() -> None:
     scratch = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a kill asks nothing of the disk, and this is faster
     with tempfile.TemporaryDirectory(prefix="kill-", dir=scratch) as made:
         folder = Path(made)
-        usual_s = _usual_s(folder, asked.seed)  # and everything is imported now
+        # In this process, so that all is imported that a run imports.
         asyncio.run(_run(make_case(folder / "import", asked.seed), 1, refuse=False))
         gc.collect()
         gc.freeze()
-        for case, faults in named_faults(folder, asked.named, asked.seed):
-            count, found = run_case(case, faults)
-            kills["named"] += bool(count)
-            points.update(fault.point for fault in faults[:count])
-            wrong += found
-            shutil.rmtree(case.folder)
-        for case, faults in random_faults(folder, asked.seed, usual_s):
-            if kills["random"] >= asked.random:
-                break
-            count, found = run_case(case, faults)
-            kills["random"] += count
-            wrong += found
-            shutil.rmtree(case.folder)
+        usual = Usual()
+        if asked.named:
+            for case, faults in named_faults(folder, asked.seed):
+                count, found = run_case(case, faults)
+                kills["named"] += bool(count)
+                points.update(fault.point for fault in faults[:count])
+                wrong += found
+                shutil.rmtree(case.folder)
+                if kills["named"] >= asked.named:
+                    break
+        if asked.random:
+            for case, faults in random_faults(folder, asked.seed, usual):
+                count, found = run_case(case, faults)
+                usual.note(count, len(faults))
+                kills["random"] += count
+                wrong += found
+                shutil.rmtree(case.folder)
+                if kills["random"] >= asked.random:
+                    break
     told = {"seed": asked.seed, **kills, "points": len(points), "seconds": round(time.monotonic() - began, 1)}
     print(json.dumps({**told, "wrong": wrong, "reached": sorted(points)}))
 
