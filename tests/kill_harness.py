@@ -85,9 +85,9 @@ class Fault(Struct, frozen=True):
 
 
 class Answers:
-    """A backend whose answer is a digest of the prompt, after a time that is drawn; `busy` fails first, `no` for good.
+    """A backend whose answer is a digest of the prompt, after a time that is drawn.
 
-    With `refuse`, everything fails for good.
+    `busy` fails first, `no` for good, and `die` ends the process. With `refuse`, everything fails for good.
     """
 
     def __init__(self, case: Case, run: int, *, refuse: bool = False) -> None:
@@ -104,6 +104,8 @@ class Answers:
         prompt = request.messages[-1].text
         os.write(self._log, f"{self._run}\t{prompt}\t{request.idempotency_key}\n".encode())
         await asyncio.sleep(self._pace_s * self._random.choice((0, 0, 0.5, 1)))
+        if prompt.startswith("die"):
+            os.kill(os.getpid(), signal.SIGKILL)
         if self._refuse or prompt.startswith("no"):
             raise BadRequestError("refused", status=400)
         if prompt.startswith("busy") and prompt not in self._seen:
@@ -175,7 +177,7 @@ def forked(work: Callable[[], object]) -> int:
     pid = os.fork()
     if pid:
         return pid
-    _child(work)
+    return _child(work)
 
 
 def _child(work: Callable[[], object]) -> NoReturn:
@@ -313,7 +315,7 @@ def _check_output(case: Case) -> Iterable[str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         yield f"the output cannot be read: {error!r}"
         return
-    wanted = [(index, None if row.startswith("no") else answer(row)) for index, row in enumerate(case.rows)]
+    wanted = [(index, None if row.startswith(("no", "die")) else answer(row)) for index, row in enumerate(case.rows)]
     if found != wanted:
         yield f"the output has {found}, and is to have {wanted}"
 
@@ -354,9 +356,9 @@ def _check_store(case: Case) -> Iterable[str]:
         if db.pragma("integrity_check") != "ok":
             yield "the store is damaged"
         counts: dict[int, int] = dict(db.execute("SELECT status, count(*) FROM row GROUP BY status").fetchall())
-        failed = sum(row.startswith("no") for row in case.rows)
-        if counts != {status: n for status, n in ((2, len(case.rows) - failed), (3, failed)) if n}:
-            yield f"rows by status are {counts}, and {failed} of {len(case.rows)} are to fail"
+        wanted = Counter({"no": 3, "die": 4}.get(row.partition(" ")[0], 2) for row in case.rows)
+        if counts != wanted:
+            yield f"rows by status are {counts}, and are to be {dict(wanted)}"
         (outcomes,) = db.execute("SELECT count(*) FROM outcome").fetchone() or (0,)
         if outcomes != len(case.rows):
             yield f"there are {outcomes} outcomes of {len(case.rows)} rows"
@@ -404,6 +406,24 @@ def random_faults(folder: Path, seed: int, usual: Usual) -> Iterable[tuple[Case,
         yield case, [Fault(after_s=drawn.uniform(0, usual.seconds)) for _ in range(drawn.choice((1, 1, 2)))]
 
 
+def run_poisoned(folder: Path, seed: int) -> tuple[int, list[str]]:
+    """Run a batch with one to three rows that end the process, until it has come to its end: as `run_case`."""
+    drawn = random.Random(f"poison:{seed}")
+    case = make_case(folder / f"poison-{seed}", seed, format_="jsonl", rows_=(6, 16))
+    rows = list(case.rows)
+    for index in drawn.sample(range(len(rows)), drawn.randint(1, 3)):
+        rows[index] = f"die {index}"
+    (case.folder / "in").write_text("".join(json.dumps({"word": row}) + "\n" for row in rows))
+    case = Case(case.folder, case.format, tuple(rows), case.concurrency, seed)
+    bound = 3 * sum(row.startswith("die") for row in rows)
+    for run in range(bound + 1):
+        status = ended(forked(_work(case, run + 1, Fault())))
+        if status != -signal.SIGKILL:
+            wrong = [f"it ends with {status}"] if status else check(case)
+            return run, [f"seed {seed}: {what}" for what in wrong]
+    return bound + 1, [f"seed {seed}: its rows have ended the process more than thrice each"]
+
+
 class Usual:
     """How long a run takes on this machine as it is now, as kills that come too late tell."""
 
@@ -420,11 +440,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--named", type=int, default=500)
     parser.add_argument("--random", type=int, default=500)
+    parser.add_argument("--poison", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     runner._BEAT_S = _BEAT_S
     began = time.monotonic()
-    kills = {"named": 0, "random": 0}
+    kills = {"named": 0, "random": 0, "poison": 0}
     points: Counter[str] = Counter()
     wrong: list[str] = []
     scratch = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a kill asks nothing of the disk, and this is faster
@@ -453,6 +474,10 @@ def main() -> None:
                 shutil.rmtree(case.folder)
                 if kills["random"] >= asked.random:
                     break
+        for number in range(asked.poison):
+            count, found = run_poisoned(folder, asked.seed * 100_000 + number)
+            kills["poison"] += count
+            wrong += found
     told = {"seed": asked.seed, **kills, "points": len(points), "seconds": round(time.monotonic() - began, 1)}
     print(json.dumps({**told, "wrong": wrong, "reached": sorted(points)}))
 

@@ -114,9 +114,12 @@ class Bench:
     def errors(self) -> dict[str, str]:
         """What stands in the file of errors: the code of each."""
         rows = map(json.loads, (self.folder / "out.errors.jsonl").read_text().splitlines())
-        return {
-            row["custom_id"]: str((row["error"] or row["response"]["body"]["error"])["code"]) for row in rows
-        }
+        return {row["custom_id"]: str((row["error"] or row["response"]["body"]["error"])["code"]) for row in rows}
+
+    async def cancel(self) -> None:
+        """Ask for an end, as another process would."""
+        async with BatchStore(self.store, env={}) as store:
+            await store.cancel((await store.find(None)).id)
 
     async def left(self) -> dict[str, int]:
         """How many rows there are of each status."""
@@ -336,23 +339,21 @@ async def test_a_setting_that_cannot_be_right_is_named(bench: Bench, name: str, 
     assert caught.value.field == name
 
 
-def spoil(bench: Bench, *pragmas: str) -> None:
-    db = apsw.Connection(str(bench.store / "store.db"))
-    for pragma in pragmas:
-        db.execute(f"PRAGMA {pragma}")
-    db.close()
+def spoil(bench: Bench, script: str) -> None:
+    with contextlib.closing(apsw.Connection(str(bench.store / "store.db"))) as db:
+        db.execute(script)
 
 
 async def test_a_store_of_a_newer_version_is_refused(bench: Bench) -> None:
     await bench.run()
-    spoil(bench, "user_version=99")
+    spoil(bench, "PRAGMA user_version=99; ALTER TABLE row ADD COLUMN new INTEGER")
     with pytest.raises(StoreError, match="written by a newer asyncllm"):
         await bench.run()
 
 
 async def test_a_database_of_another_program_is_refused(bench: Bench) -> None:
     await bench.run()
-    spoil(bench, "application_id=1")
+    spoil(bench, "PRAGMA application_id=1; ALTER TABLE row ADD COLUMN new INTEGER")
     with pytest.raises(StoreError, match="another program's database"):
         await bench.run()
 
@@ -491,48 +492,49 @@ async def test_a_batch_whose_time_is_up_keeps_what_there_is_and_goes_on_with_mor
     assert len(bench.texts()) == 4
 
 
-async def test_a_batch_is_cancelled_from_elsewhere_and_lets_rows_under_way_finish(bench: Bench) -> None:
-    asked = asyncio.Event()
-    cancelled = asyncio.Event()
+async def test_a_batch_is_cancelled_from_elsewhere_and_lets_rows_under_way_finish(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = asyncio.Event()
+    beat = BatchStore.beat
 
-    async def act(_: int) -> None:
-        asked.set()
-        await cancelled.wait()
+    async def beaten(self: BatchStore, lease: Any, ran_s: float) -> bool:
+        is_cancelled = await beat(self, lease, ran_s)
+        if is_cancelled:
+            asyncio.get_running_loop().call_soon(told.set)  # once the runner has heard of it
+        return is_cancelled
 
+    async def act(number: int) -> None:
+        if number == 1:
+            await bench.cancel()
+            await told.wait()
+
+    monkeypatch.setattr(BatchStore, "beat", beaten)
     bench.backend.acts = {"say a": act}
-    running = asyncio.create_task(bench.run(concurrency=1))
-    await asked.wait()
-    async with BatchStore(bench.store, env={}) as store:
-        record = await store.find(None)
-        assert record.is_running
-        await store.cancel(record.id)
-        while not await asked_to_stop(running):
-            await asyncio.sleep(0.001)
-        cancelled.set()
-    report = await running
+    report = await bench.run(concurrency=1)
     assert (report.status, report.done, report.left) == ("cancelled", 1, 3)
     assert set(bench.errors().values()) == {"cancelled"}
     assert (await bench.run()).status == "completed"
 
 
-async def asked_to_stop(running: asyncio.Task[BatchReport]) -> bool:
-    """Whether the run has seen that it is to stop: its heart has beaten since."""
-    await asyncio.sleep(0.02)
-    return not running.done()
-
-
 async def test_a_batch_that_is_cancelled_while_its_input_is_checked_asks_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = BatchStore.index
+    told = asyncio.Event()
+    index, beat = BatchStore.index, BatchStore.beat
+
+    async def beaten(self: BatchStore, lease: Any, ran_s: float) -> bool:
+        is_cancelled = await beat(self, lease, ran_s)
+        if is_cancelled:
+            asyncio.get_running_loop().call_soon(told.set)  # once the runner has heard of it
+        return is_cancelled
 
     async def cancelled(self: BatchStore, lease: Any, rows: Any) -> None:
         await index(self, lease, rows)
         await self.cancel(lease.batch)
-        while not (await self.beat(lease, 0)):
-            pass
-        await asyncio.sleep(0.05)  # the runner's own beat
+        await told.wait()
 
+    monkeypatch.setattr(BatchStore, "beat", beaten)
     monkeypatch.setattr(BatchStore, "index", cancelled)
     report = await bench.run()
     assert (report.status, report.left) == ("cancelled", 4)
@@ -544,14 +546,14 @@ async def test_a_batch_that_waits_for_room_on_the_disk_can_be_cancelled(
 ) -> None:
     monkeypatch.setattr(runner, "free_bytes", lambda _: 0)
 
+    cancelling: list[asyncio.Task[None]] = []
+
     def cancel(progress: RunProgress) -> None:
-        if progress.stage == "paused":
-            db = apsw.Connection(str(bench.store / "store.db"))
-            db.set_busy_timeout(5000)
-            db.execute("UPDATE batch SET cancel = 1")
-            db.close()
+        if progress.stage == "paused" and not cancelling:
+            cancelling.append(asyncio.create_task(bench.cancel()))
 
     report = await bench.run(progress=cancel)
+    await cancelling[0]
     assert (report.status, report.left) == ("cancelled", 4)
     assert bench.backend.calls.total() == 0
 
