@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import sys
@@ -84,9 +85,9 @@ class Fault(Struct, frozen=True):
 
 
 class Answers:
-    """A backend whose answer is a digest of the prompt, after a time that is drawn; `busy` fails first, `no` for good.
+    """A backend whose answer is a digest of the prompt, after a time that is drawn.
 
-    With `refuse`, everything fails for good.
+    `busy` fails first, `no` for good, and `die` ends the process. With `refuse`, everything fails for good.
     """
 
     def __init__(self, case: Case, run: int, *, refuse: bool = False) -> None:
@@ -103,6 +104,8 @@ class Answers:
         prompt = request.messages[-1].text
         os.write(self._log, f"{self._run}\t{prompt}\t{request.idempotency_key}\n".encode())
         await asyncio.sleep(self._pace_s * self._random.choice((0, 0, 0.5, 1)))
+        if prompt.startswith("die"):
+            os.kill(os.getpid(), signal.SIGKILL)
         if self._refuse or prompt.startswith("no"):
             raise BadRequestError("refused", status=400)
         if prompt.startswith("busy") and prompt not in self._seen:
@@ -174,7 +177,7 @@ def forked(work: Callable[[], object]) -> int:
     pid = os.fork()
     if pid:
         return pid
-    _child(work)
+    return _child(work)
 
 
 def _child(work: Callable[[], object]) -> NoReturn:
@@ -255,8 +258,7 @@ def run_case(case: Case, faults: Iterable[Fault]) -> tuple[int, list[str]]:
     for fault in faults:
         pid = forked(_work(case, next(numbers), fault))
         if fault.after_s is not None:
-            time.sleep(fault.after_s)
-            os.kill(pid, signal.SIGKILL)
+            _kill_after(pid, fault.after_s)
         status = ended(pid)
         kills += status in (-signal.SIGKILL, KILLED)
         if status not in (-signal.SIGKILL, KILLED, 0):
@@ -265,6 +267,16 @@ def run_case(case: Case, faults: Iterable[Fault]) -> tuple[int, list[str]]:
     if status:
         wrong.append(f"the last run ends with {status}")
     return kills, [f"seed {case.seed}: {what}" for what in (*wrong, *check(case))]
+
+
+def _kill_after(pid: int, seconds: float) -> None:
+    """Send SIGKILL to a process after so long, unless it has ended by itself."""
+    process = os.pidfd_open(pid)
+    try:
+        if not select.select([process], [], [], seconds)[0]:
+            os.kill(pid, signal.SIGKILL)
+    finally:
+        os.close(process)
 
 
 # -- what is there in the end
@@ -303,7 +315,7 @@ def _check_output(case: Case) -> Iterable[str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         yield f"the output cannot be read: {error!r}"
         return
-    wanted = [(index, None if row.startswith("no") else answer(row)) for index, row in enumerate(case.rows)]
+    wanted = [(index, None if row.startswith(("no", "die")) else answer(row)) for index, row in enumerate(case.rows)]
     if found != wanted:
         yield f"the output has {found}, and is to have {wanted}"
 
@@ -344,9 +356,9 @@ def _check_store(case: Case) -> Iterable[str]:
         if db.pragma("integrity_check") != "ok":
             yield "the store is damaged"
         counts: dict[int, int] = dict(db.execute("SELECT status, count(*) FROM row GROUP BY status").fetchall())
-        failed = sum(row.startswith("no") for row in case.rows)
-        if counts != {status: n for status, n in ((2, len(case.rows) - failed), (3, failed)) if n}:
-            yield f"rows by status are {counts}, and {failed} of {len(case.rows)} are to fail"
+        wanted = Counter({"no": 3, "die": 4}.get(row.partition(" ")[0], 2) for row in case.rows)
+        if counts != wanted:
+            yield f"rows by status are {counts}, and are to be {dict(wanted)}"
         (outcomes,) = db.execute("SELECT count(*) FROM outcome").fetchone() or (0,)
         if outcomes != len(case.rows):
             yield f"there are {outcomes} outcomes of {len(case.rows)} rows"
@@ -363,8 +375,8 @@ def _check_folder(case: Case) -> Iterable[str]:
 # -- many of them
 
 
-def named_faults(folder: Path, count: int, seed: int) -> Iterable[tuple[Case, list[Fault]]]:
-    """Batches that end at points: every point of every format, and of those reached often, several."""
+def named_faults(folder: Path, seed: int) -> Iterable[tuple[Case, list[Fault]]]:
+    """Batches that end at points: every point of every format, and of those reached often, several; without end."""
     drawn = random.Random(f"named:{seed}")
     points: list[tuple[str, bool, str, int]] = []
     for format_, retries in itertools.product(FORMATS, (False, True)):
@@ -372,7 +384,7 @@ def named_faults(folder: Path, count: int, seed: int) -> Iterable[tuple[Case, li
         case = Case(case.folder, format_, case.rows, case.concurrency, case.seed, retries)
         points += [(format_, retries, name, times) for name, times in sorted(recorded(case).items())]
     drawn.shuffle(points)
-    for number, (format_, retries, name, times) in zip(range(count), itertools.cycle(points), strict=False):
+    for number, (format_, retries, name, times) in enumerate(itertools.cycle(points)):
         case = make_case(folder / f"named-{number}", seed * 100_000 + number, format_=format_)
         case = Case(case.folder, format_, case.rows, case.concurrency, case.seed, retries)
         faults = [Fault(name, drawn.randint(1, times) if number >= len(points) else 1)]
@@ -386,24 +398,41 @@ def _another(drawn: random.Random, points: list[tuple[str, bool, str, int]]) -> 
     return name, drawn.randint(1, times)
 
 
-def random_faults(folder: Path, seed: int, usual_s: float) -> Iterable[tuple[Case, list[Fault]]]:
+def random_faults(folder: Path, seed: int, usual: Usual) -> Iterable[tuple[Case, list[Fault]]]:
     """Batches that are killed once or twice, at any time of a run; without end."""
     drawn = random.Random(f"random:{seed}")
     for number in itertools.count():
         case = make_case(folder / f"random-{number}", seed * 100_000 + 50_000 + number)
-        yield case, [Fault(after_s=drawn.uniform(0, usual_s)) for _ in range(drawn.choice((1, 1, 2)))]
+        yield case, [Fault(after_s=drawn.uniform(0, usual.seconds)) for _ in range(drawn.choice((1, 1, 2)))]
 
 
-def _usual_s(folder: Path, seed: int) -> float:
-    """How long a run takes that nobody kills, for the most part."""
-    took: list[float] = []
-    for number in range(8):
-        case = make_case(folder / f"usual-{number}", seed + number)
-        began = time.monotonic()
-        wrong = run_case(case, ())[1]
-        assert not wrong, wrong
-        took.append(time.monotonic() - began)
-    return sorted(took)[4]
+def run_poisoned(folder: Path, seed: int) -> tuple[int, list[str]]:
+    """Run a batch with one to three rows that end the process, until it has come to its end: as `run_case`."""
+    drawn = random.Random(f"poison:{seed}")
+    case = make_case(folder / f"poison-{seed}", seed, format_="jsonl", rows_=(6, 16))
+    rows = list(case.rows)
+    for index in drawn.sample(range(len(rows)), drawn.randint(1, 3)):
+        rows[index] = f"die {index}"
+    (case.folder / "in").write_text("".join(json.dumps({"word": row}) + "\n" for row in rows))
+    case = Case(case.folder, case.format, tuple(rows), case.concurrency, seed)
+    bound = 3 * sum(row.startswith("die") for row in rows)
+    for run in range(bound + 1):
+        status = ended(forked(_work(case, run + 1, Fault())))
+        if status != -signal.SIGKILL:
+            wrong = [f"it ends with {status}"] if status else check(case)
+            return run, [f"seed {seed}: {what}" for what in wrong]
+    return bound + 1, [f"seed {seed}: its rows have ended the process more than thrice each"]
+
+
+class Usual:
+    """How long a run takes on this machine as it is now, as kills that come too late tell."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.05
+
+    def note(self, kills: int, tries: int) -> None:
+        """Of `tries` to kill a run, `kills` were in time."""
+        self.seconds *= 1.05**kills * 0.85 ** (tries - kills)
 
 
 def main() -> None:
@@ -411,33 +440,44 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--named", type=int, default=500)
     parser.add_argument("--random", type=int, default=500)
+    parser.add_argument("--poison", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     runner._BEAT_S = _BEAT_S
     began = time.monotonic()
-    kills = {"named": 0, "random": 0}
+    kills = {"named": 0, "random": 0, "poison": 0}
     points: Counter[str] = Counter()
     wrong: list[str] = []
     scratch = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a kill asks nothing of the disk, and this is faster
     with tempfile.TemporaryDirectory(prefix="kill-", dir=scratch) as made:
         folder = Path(made)
-        usual_s = _usual_s(folder, asked.seed)  # and everything is imported now
+        # In this process, so that all is imported that a run imports.
         asyncio.run(_run(make_case(folder / "import", asked.seed), 1, refuse=False))
         gc.collect()
         gc.freeze()
-        for case, faults in named_faults(folder, asked.named, asked.seed):
-            count, found = run_case(case, faults)
-            kills["named"] += bool(count)
-            points.update(fault.point for fault in faults[:count])
+        usual = Usual()
+        if asked.named:
+            for case, faults in named_faults(folder, asked.seed):
+                count, found = run_case(case, faults)
+                kills["named"] += bool(count)
+                points.update(fault.point for fault in faults[:count])
+                wrong += found
+                shutil.rmtree(case.folder)
+                if kills["named"] >= asked.named:
+                    break
+        if asked.random:
+            for case, faults in random_faults(folder, asked.seed, usual):
+                count, found = run_case(case, faults)
+                usual.note(count, len(faults))
+                kills["random"] += count
+                wrong += found
+                shutil.rmtree(case.folder)
+                if kills["random"] >= asked.random:
+                    break
+        for number in range(asked.poison):
+            count, found = run_poisoned(folder, asked.seed * 100_000 + number)
+            kills["poison"] += count
             wrong += found
-            shutil.rmtree(case.folder)
-        for case, faults in random_faults(folder, asked.seed, usual_s):
-            if kills["random"] >= asked.random:
-                break
-            count, found = run_case(case, faults)
-            kills["random"] += count
-            wrong += found
-            shutil.rmtree(case.folder)
     told = {"seed": asked.seed, **kills, "points": len(points), "seconds": round(time.monotonic() - began, 1)}
     print(json.dumps({**told, "wrong": wrong, "reached": sorted(points)}))
 
