@@ -591,6 +591,8 @@ def test_the_doctor_names_what_is_missing_and_no_key(run: Run, server: Server) -
     assert done.returncode == 0
     assert "OPENAI_API_KEY" in done.stdout
     assert KEY not in done.stdout + done.stderr
+    assert without["batches"]["state"] == "ready"
+    assert without["batches"]["detail"].startswith("apsw ")
 
 
 def test_the_doctor_tells_which_prices_are_known(run: Run) -> None:

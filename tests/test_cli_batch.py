@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from asyncllm.cli import main
+from asyncllm.cli import doctor, main
 from asyncllm.testing import FaultyServer, Op, OpenAIMock, Pause, SeenRequest, Stall, Status, openai_reply
 from asyncllm.types import Usage
 from asyncllm.workspace.batches import BatchStore
@@ -626,6 +626,16 @@ asyncio.run(main())
 
     assert (exported[0], len(desk.read("other.jsonl"))) == (0, 2)
     assert (retried[0], "came from a program" in retried[2]) == (2, True)
+
+
+def test_the_doctor_says_what_batches_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "missing_of", lambda distribution, extra: ["apsw>=3.51.3"])
+
+    found = doctor._batches()
+
+    assert (found.state, found.detail) == ("missing", "apsw>=3.51.3 is not installed")
+    assert found.fix is not None
+    assert found.fix.endswith("-m pip install 'apsw>=3.51.3'")
 
 
 # -- on a terminal -----------------------------------------------------------------------------------------------
