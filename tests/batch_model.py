@@ -1,7 +1,7 @@
 """A store with several runners at it, beside a model of what it is to have: a few dictionaries.
 
-Every operation is done to both, and raises `AssertionError` where they differ. Time is a number here, a runner that dies
-drops its connection and its lock, and the disk is full while `is_full` says so.
+Every operation is done to both, and raises `AssertionError` where they differ. Time is a number here, a runner that
+dies drops its connection and its lock, and the disk is full while `is_full` says so.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
+import pytest
 
 from asyncllm import BatchLockedError, BatchLostError, InputError, StoreError
 from asyncllm.workspace import batches, writer
@@ -63,13 +64,10 @@ class _Points(Points):
 @contextmanager
 def simulated(world_clock: list[float]) -> Generator[None]:
     """Have the store take its time from `world_clock`, and try a full disk again at once."""
-    before = batches.now_s, writer._FULL_S
-    batches.now_s = lambda: world_clock[0]  # type: ignore[assignment]  # of the tests alone
-    writer._FULL_S = (0.0005, 0.001)
-    try:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(batches, "now_s", lambda: world_clock[0])
+        patched.setattr(writer, "_FULL_S", (0.0005, 0.001))
         yield
-    finally:
-        batches.now_s, writer._FULL_S = before  # type: ignore[assignment]
 
 
 class World:

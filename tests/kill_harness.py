@@ -303,9 +303,9 @@ def _check_calls(case: Case, order: Mapping[int, int] | None) -> Iterable[str]:
     if case.retries:  # each run asks the rows again that have failed in the one before
         runs = {row: [run for run in found if run] for row, found in runs.items() if not row.startswith("no")}
     again = Counter(run for found in runs.values() for run in sorted(set(found))[:-1])
-    for run, count in again.items():
+    for number, count in again.items():
         if count > case.concurrency:
-            yield f"{count} rows that run {run} had asked were asked again, and {case.concurrency} were under way"
+            yield f"{count} rows that run {number} had asked were asked again, and {case.concurrency} were under way"
 
 
 def _check_output(case: Case) -> Iterable[str]:
@@ -355,7 +355,8 @@ def _check_store(case: Case) -> Iterable[str]:
     try:
         if db.pragma("integrity_check") != "ok":
             yield "the store is damaged"
-        counts: dict[int, int] = dict(db.execute("SELECT status, count(*) FROM row GROUP BY status").fetchall())
+        told: list[Any] = db.execute("SELECT status, count(*) FROM row GROUP BY status").fetchall()
+        counts = dict(told)
         wanted = Counter({"no": 3, "die": 4}.get(row.partition(" ")[0], 2) for row in case.rows)
         if counts != wanted:
             yield f"rows by status are {counts}, and are to be {dict(wanted)}"

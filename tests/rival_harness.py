@@ -186,7 +186,7 @@ def _read(case: Case, log: str) -> list[tuple[int, int]]:
 def _check_fences(case: Case) -> Iterable[str]:
     db = apsw.Connection(str(_folder(case) / "store.db"))
     with contextlib.closing(db):
-        audit: list[tuple[int, int]] = db.execute("SELECT fence, row FROM audit ORDER BY id").fetchall()
+        audit: list[Any] = db.execute("SELECT fence, row FROM audit ORDER BY id").fetchall()
     fences = [fence for fence, _ in audit]
     if fences != sorted(fences):
         yield f"an outcome was written under an old fence: {fences}"

@@ -31,10 +31,11 @@ from asyncllm import (
 )
 from asyncllm.batch import runner
 from asyncllm.batch.report import BatchReport, RunProgress
+from asyncllm.batch.runner import Runner
 from asyncllm.errors import AsyncLLMError, BatchLostError, CorruptStoreError
 from asyncllm.events import Event, Events, Finished, Started, TextDelta
 from asyncllm.types import Request
-from asyncllm.workspace import batches, folder
+from asyncllm.workspace import folder
 from asyncllm.workspace.batches import BatchStore
 from leftovers import nothing_unseen, tasks
 from steps import interrupted
@@ -301,11 +302,16 @@ async def test_an_output_may_be_written_over_if_that_is_wished(bench: Bench) -> 
     assert len(bench.texts()) == 4
 
 
-async def test_an_output_that_comes_to_stand_there_meanwhile_is_kept_also_by_the_next_run(bench: Bench) -> None:
-    async def act(_: int) -> None:
+async def test_an_output_that_comes_to_stand_there_at_the_last_moment_is_kept_also_by_the_next_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = BatchStore.mark_exported
+
+    async def marked(self: BatchStore, *what: Any, **named: Any) -> None:
+        await mark(self, *what, **named)
         bench.output.write_text("precious")
 
-    bench.backend.acts = {"say d": act}
+    monkeypatch.setattr(BatchStore, "mark_exported", marked)
     for _ in range(2):
         with pytest.raises(OutputExistsError):
             await bench.run()
@@ -433,20 +439,26 @@ async def test_failures_up_to_the_last_row_do_not_stop_a_batch_that_is_done(benc
     assert (report.status, report.failed) == ("completed_with_errors", 20)
 
 
-async def test_a_key_that_is_refused_in_the_middle_stops_without_failing_a_row(bench: Bench) -> None:
-    refused = asyncio.Event()
+async def test_a_key_that_is_refused_in_the_middle_stops_without_failing_a_row(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = asyncio.Event()
+    stop = Runner._stop
+
+    def stopping(self: Runner, why: Any) -> None:
+        stop(self, why)
+        stopped.set()
 
     async def refuse(number: int) -> None:
         if number == 1:
-            refused.set()
             raise AuthenticationError("x", status=401)
 
     async def fail_after_that(number: int) -> None:
         if number == 1:
-            await refused.wait()
-            await asyncio.sleep(0)
+            await stopped.wait()
             raise InternalServerError("x", status=500)
 
+    monkeypatch.setattr(Runner, "_stop", stopping)
     bench.backend.acts = {"say b": refuse, "say a": fail_after_that}
     with pytest.raises(AuthenticationError):
         await bench.run(concurrency=2, max_attempts=5)
@@ -599,10 +611,8 @@ async def test_a_runner_that_has_stood_still_writes_no_output(bench: Bench, monk
 
     async def taken_over(self: BatchStore, batch: int, lease: Any, *, is_exported: bool = True) -> None:
         monkeypatch.setattr(BatchStore, "mark_exported", mark)
-        now_s = batches.now_s
-        monkeypatch.setattr(batches, "now_s", lambda: now_s() + 3600)
         async with BatchStore(bench.store, env={}) as other:
-            took.append(await other.take(batch))
+            took.append(await other.take(batch, lease_s=-1))  # as if its last beat were long ago
         await self.mark_exported(batch, lease, is_exported=is_exported)
 
     monkeypatch.setattr(BatchStore, "mark_exported", taken_over)
