@@ -43,7 +43,7 @@ def _chat(index: int) -> dict[str, Any]:
 
 async def _memory(job: Job) -> Sample:
     async with asyncllm.Client(model="echo:x") as client:
-        await client.chat("Hello")
+        await _warm_up(client, "Hello")
 
         async def work() -> int:
             done = 0
@@ -54,9 +54,14 @@ async def _memory(job: Job) -> Sample:
         return await _measured(work, job.rows)
 
 
+async def _warm_up(client: asyncllm.Client, prompt: str) -> None:
+    async for result in client.batch([prompt], max_tokens=200):
+        result.unwrap()
+
+
 async def _http(job: Job) -> Sample:
     async with asyncllm.Client(model="openai:gpt-x", base_url=job.base_url, api_key="k") as client:
-        await client.chat("Hello", max_tokens=200)
+        await _warm_up(client, "Hello")
 
         async def work() -> int:
             done = 0
