@@ -125,8 +125,11 @@ class Client(MediaCalls, JobCalls, BatchCalls):
         if not isinstance(limits, Limits | Limiter):
             raise ConfigError("limits is a Limits, as in Limits(concurrency=8), or a Limiter", field="limits")
         check_arguments(base_url, api_key, options, prices)
-        env = os.environ if env is None else env
+        given_env, env = env, os.environ if env is None else env
         settings = settings_of(config, env)
+        self._be_known(model=model, base_url=base_url, api_key=api_key, options=options, timeouts=timeouts, retry=retry,
+            limits=limits, hedge=hedge, budget=budget, cache=cache, hooks=hooks, prices=prices, settings=settings,
+            price_library=price_library, backend=backend, transport=transport, clock=clock, env=given_env)  # fmt: skip
         self._timeouts = timeouts
         self._dog = Watchdog()
         self._observer = Observer(Hooks(hooks), budget)
@@ -369,8 +372,7 @@ class Client(MediaCalls, JobCalls, BatchCalls):
         return self._routes.resolve(model)[0]
 
     async def _once(self, kind: Kind, target: Target, request: AnyRequest, call: Callable[[], Awaitable[T]]) -> T:
-        place = target.place
-        trail = Trail(kind, request, place.name, place.label)
+        trail = Trail(kind, request, target.place.name, target.place.label)
         return await once(call, target, trail, dog=self._dog, observer=self._observer)
 
     def _bind(self) -> None:

@@ -251,7 +251,7 @@ class Tool(Noun, frozen=True):
 # -- how to answer -----------------------------------------------------------------------------------------------
 
 
-class JsonSchema(Noun, frozen=True):
+class JsonSchema(Noun, frozen=True, tag_field="type", tag="json_schema"):
     """Constrain the answer to JSON that fits `schema`."""
 
     schema: dict[str, Any]
@@ -265,7 +265,7 @@ class JsonSchema(Noun, frozen=True):
     _private = frozenset({"schema", "instruction"})
 
 
-class Regex(Noun, frozen=True):
+class Regex(Noun, frozen=True, tag_field="type", tag="regex"):
     """Constrain the answer to a regular expression, matched against the whole of it."""
 
     pattern: str
@@ -273,7 +273,7 @@ class Regex(Noun, frozen=True):
     _private = frozenset({"pattern"})
 
 
-class Choice(Noun, frozen=True):
+class Choice(Noun, frozen=True, tag_field="type", tag="choice"):
     """Constrain the answer to one of `options`, literally."""
 
     options: Sequence[str]
@@ -285,7 +285,7 @@ class Choice(Noun, frozen=True):
             raise InvalidRequestError("Choice takes a list of at least one string", field="options")
 
 
-class Grammar(Noun, frozen=True):
+class Grammar(Noun, frozen=True, tag_field="type", tag="grammar"):
     """Constrain the answer to a context-free grammar, in the notation that the backend reads (GBNF, EBNF, Lark)."""
 
     grammar: str

@@ -135,6 +135,7 @@ HOMES = {
     "opentelemetry": {"asyncllm/hooks/otel.py"},
     "pyarrow": {"asyncllm/batch/formats/parquet.py"},
     "pytest": {"asyncllm/testing"},
+    "ray": {"asyncllm/batch/workers/ray.py"},
     "tomllib": {"asyncllm/config.py"},
     "vllm": {"backends/asyncllm_vllm"},
     "xllamacpp": {"backends/asyncllm_llamacpp"},

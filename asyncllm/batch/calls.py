@@ -16,6 +16,7 @@ from asyncllm.batch.options import Location, RunOptions
 from asyncllm.batch.report import BatchReport
 from asyncllm.batch.rows import Answer, AnyAsk
 from asyncllm.batch.template import Template
+from asyncllm.batch.workers.recipe import Recipes
 from asyncllm.calls import CallOptions, Model, Prompt
 from asyncllm.errors import InvalidRequestError
 from asyncllm.types import Embeddings, Request, Response, Timeouts
@@ -27,6 +28,7 @@ class BatchCalls(ABC):
     """Many requests at once, over what a client has for one."""
 
     _timeouts: Timeouts
+    _recipes: Recipes
 
     def batch(
         self,
@@ -108,7 +110,12 @@ class BatchCalls(ABC):
         """
         from asyncllm.batch.run import Caller, run_batch  # what it takes is more than `chat` should load
 
-        return await run_batch(Caller(self.resolve_model, self._ask_row, self._service), source, sink, options)
+        caller = Caller(self.resolve_model, self._ask_row, self._service, self._recipes)
+        return await run_batch(caller, source, sink, options)
+
+    def _be_known(self, **given: Any) -> None:
+        """Keep what this client is made from, for the workers of `run_batch`."""
+        self._recipes = Recipes(**given)
 
     def _patient(self, options: CallOptions) -> CallOptions:
         """The options of calls that stand in line for as long as it takes, unless they say how long."""

@@ -52,9 +52,12 @@ def encode_answer(asked: AnyAsk, answer: Answer) -> bytes:
 
 
 def encode_error(error: AsyncLLMError) -> bytes:
-    """An error, less what it may hold of content."""
+    """An error, less what it may hold of content. One of a plugin's own class is of the nearest class that is ours."""
+    kind = next(kind for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
+    if kind is not type(error):
+        error.retryable = error.retryable  # what its class says of all is a fact of this one
     facts = {name: value for name, value in error.facts().items() if isinstance(value, str | int | float | bool)}
-    return _encoder.encode(("error", type(error).__name__, [error.message, facts]))
+    return _encoder.encode(("error", kind.__name__, [error.message, facts]))
 
 
 def decode_outcome(body: bytes, *, index: int, name: str | None = None, attempts: int = 1) -> Outcome:
@@ -91,5 +94,5 @@ def _floats(row: bytes) -> array[float]:
 def _error(name: str, message: str, facts: dict[str, Any]) -> AsyncLLMError:
     kind = getattr(errors, name, None)
     if not (isinstance(kind, type) and issubclass(kind, AsyncLLMError)):
-        kind = AsyncLLMError  # of a plugin that has classes of its own
+        kind = AsyncLLMError  # of another version
     return kind(message, **facts)

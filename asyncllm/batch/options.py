@@ -21,8 +21,7 @@ Location: TypeAlias = str | PathLike[str]
 
 OnBadRow: TypeAlias = Literal["refuse", "fail"]
 
-
-Via: TypeAlias = Literal["client", "vendor"]
+Via: TypeAlias = Literal["client", "ray", "vendor"]
 
 
 class RunOptions(CallOptions, total=False):
@@ -69,9 +68,10 @@ class RunOptions(CallOptions, total=False):
     retry_failed: bool
     """Whether rows that have failed before are asked again."""
     via: Via
-    """Who works the rows off: the `client`, call by call, which is the default, or the service of its model in batches
-    of its own (`vendor`), for less money and with more patience. Limits, budget, hooks, retries and the cache of the
-    client hold for calls alone. Cancelled, it leaves what is with the service there; the next run waits for it."""
+    """Who works the rows off: the `client`, call by call, which is the default; clients like it in actors of a Ray
+    cluster (`ray`), which needs `asyncllm[ray]`; or the service of its model in batches of its own (`vendor`), for less
+    money and with more patience. Limits, budget, hooks, retries and the cache of the client hold for calls alone.
+    Cancelled, it leaves what is with the service there; the next run waits for it."""
     vendor: VendorSettings | Mapping[str, Any]
     """With `via="vendor"`: how its batches are made and waited for."""
     tool_config: ToolConfig | Mapping[str, Any]
@@ -80,6 +80,14 @@ class RunOptions(CallOptions, total=False):
     """Where that code runs, made by `asyncllm.sandbox.open_sandbox`. Without one, none is."""
     notes: Mapping[str, Any]
     """Plain data that is kept with the batch for whoever runs it again; nothing secret."""
+    data_parallelism: int
+    """Workers that ask the rows, from 1 to 64: processes of this machine, or actors with `via="ray"`. 1 unless said,
+    which is this process itself. Each has a client and engines of its own, and its share of the client's limits. A
+    client with a budget, hooks, cache, transport, clock or backend object is refused: workers cannot have it."""
+    ray_options: Mapping[str, Any]
+    """With `via="ray"`: the `address` of the cluster, and what each actor asks of it, `num_cpus`, `num_gpus`, `memory`,
+    `resources`, `accelerator_type` or `runtime_env`. Without an address it is that of `RAY_ADDRESS`, or a cluster of
+    this process's own, on this machine, which ends with the batch."""
     place_options: Mapping[str, Any]
     """For object stores: `endpoint`, `region` and what else they are reached by, over the environment."""
     progress: OnRunProgress

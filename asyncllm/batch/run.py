@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -28,6 +28,8 @@ from asyncllm.batch.rows import Answer, AnyAsk
 from asyncllm.batch.runner import Ask, Runner
 from asyncllm.batch.serviced import Service, ServicedRunner
 from asyncllm.batch.tooling import check_evaluable, evaluating
+from asyncllm.batch.workers.crew import AskRow, crew_of
+from asyncllm.batch.workers.recipe import Recipe, no_recipes
 from asyncllm.calls import CallOptions, Model, chat_request
 from asyncllm.errors import BatchLostError, ConfigError, InputError, InvalidRequestError, OutputExistsError, StoreError
 from asyncllm.finishing import finish
@@ -48,10 +50,12 @@ class Caller(Struct, frozen=True):
 
     resolve: Callable[[Model | None], str]
     """Says which model a call would go to. Raises `ConfigError` where none is there."""
-    ask: Callable[[AnyAsk, Model | None], Awaitable[Answer]]
+    ask: AskRow
     """Asks what a row asks."""
     service: Callable[[Model | None], tuple[Batches, str, Clock]]
     """Who works off batches of a model, its name there, and the client's clock. Raises `UnsupportedError`."""
+    recipes: Callable[[int], list[Recipe]] = no_recipes
+    """What as many workers make clients like this one from. Raises `ConfigError`."""
 
 
 class _Parts(Struct, frozen=True):
@@ -90,7 +94,7 @@ async def _parts(
         "format": None if format_ is None else format_.name,
         "template": msgspec.to_builtins(plan.template),
         "model": plan.model,
-        "via": plan.via,
+        "via": "vendor" if plan.via == "vendor" else "client",  # which of our own processes asks may change
         "tool_config": msgspec.to_builtins(plan.tool_config),
         "options": hashlib.sha256(msgspec.msgpack.encode(told, order="deterministic")).hexdigest(),
     }
@@ -133,6 +137,7 @@ async def run_batch(
         overwrite=rest.get("overwrite", False),
         retry_failed=rest.get("retry_failed", False),
         place_options=rest.get("place_options", {}),
+        ray_options=rest.get("ray_options", {}),
         sandbox=rest.get("sandbox"),
         tell=rest.get("progress"),
     )
@@ -148,6 +153,7 @@ async def run_plan(
     overwrite: bool = False,
     retry_failed: bool = False,
     place_options: Mapping[str, Any],
+    ray_options: Mapping[str, Any] = {},
     sandbox: Sandbox | None = None,
     tell: OnRunProgress | None = None,
 ) -> BatchReport:
@@ -156,7 +162,8 @@ async def run_plan(
     Raises, before anything is asked, `ConfigError`, `InputError` and `OutputExistsError`; `StoreError`; and as
     `Runner.run` does.
     """
-    ask = _asking(caller, plan, options)
+    crew = crew_of(caller.ask, caller.recipes, plan.via, plan.settings, ray_options)
+    ask = _asking(crew.ask, plan, options)
     if plan.tool_config is not None:
         ask = evaluating(ask, plan.tool_config, require_sandbox(sandbox))
     service = _service(caller, plan, options) if plan.via == "vendor" else None
@@ -187,7 +194,8 @@ async def run_plan(
                 runner = Runner(batches, lease, record, **named)
             written: Written | None = None
             async with runner.alive():
-                status = await runner.run(fingerprint)
+                async with crew:
+                    status = await runner.run(fingerprint)
                 if status != "stopped":
                     await batches.tell(lease, status)
                     record = await batches.record(record.id)
@@ -247,7 +255,7 @@ async def _must_be_free(target: Target, batches: BatchStore, name: str) -> None:
             )
 
 
-def _asking(caller: Caller, plan: BatchPlan, options: CallOptions) -> Ask:
+def _asking(ask_row: AskRow, plan: BatchPlan, options: CallOptions) -> Ask:
     timeouts = options.get("timeouts")
 
     async def ask(asked: AnyAsk, idempotency_key: str) -> Answer:
@@ -255,7 +263,7 @@ def _asking(caller: Caller, plan: BatchPlan, options: CallOptions) -> Ask:
             asked = msgspec.structs.replace(asked, timeouts=timeouts)
         if isinstance(asked, Request):
             asked = msgspec.structs.replace(asked, idempotency_key=idempotency_key)
-        return await caller.ask(asked, plan.model)
+        return await ask_row(asked, plan.model)
 
     return ask
 

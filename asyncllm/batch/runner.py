@@ -1,14 +1,15 @@
 """The durable runner: every row of an input is asked, and has one outcome in the store, however often it is started.
 
 A row is written down as under way before it is asked, and with its outcome after that; only then it counts. What was
-under way when a process ended is asked again. A row during which that happened twice is asked with nothing beside it,
-and one during which it happened three times is abandoned.
+under way when a process ended, this one or a worker, is asked again. A row during which that happened twice is asked
+with nothing beside it, and one during which it happened three times is abandoned.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, TypeAlias
@@ -20,6 +21,7 @@ from asyncllm.batch.codec import digest, encode_answer, encode_error
 from asyncllm.batch.course import Course
 from asyncllm.batch.fanout import FanOut
 from asyncllm.batch.inputs import Input
+from asyncllm.batch.lost import NoWorkerError, RowCrashedError
 from asyncllm.batch.options import OnBadRow
 from asyncllm.batch.report import BatchStatus, OnRunProgress
 from asyncllm.batch.rows import Answer, AnyAsk, Row
@@ -71,6 +73,7 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     reserve_bytes: Annotated[int, Meta(ge=0)] = 64 * 2**20
     labels: dict[str, str] = {}
     priority: str | None = None
+    data_parallelism: Annotated[int, Meta(ge=1, le=64)] = 1
 
 
 class Runner:
@@ -98,6 +101,7 @@ class Runner:
         self._course = Course(record, store, tell)
         self._fan_out: FanOut[tuple[Row, RowState], None] | None = None
         self._busy = 0
+        self._suspects: deque[tuple[Row, RowState]] = deque()  # workers have ended twice during each
         self._quiet: asyncio.Future[None] | None = None
         self._ended: BatchStatus | None = None
         self._error: Exception | None = None
@@ -234,6 +238,12 @@ class Runner:
             yield row, state
             if is_alone:
                 await self._idle()
+        while True:
+            await self._idle()
+            if not self._suspects or self._is_stopping:
+                return
+            self._busy += 1
+            yield self._suspects.popleft()
 
     async def _known(self, rows: AsyncIterator[Row]) -> AsyncIterator[tuple[Row, RowState]]:
         """The rows that have no outcome yet, with how they stand.
@@ -270,13 +280,13 @@ class Runner:
         row, state = item
         assert row.request is not None  # the others have come to their end in `_pending`
         try:
-            await self._attempt(row.request, state)
+            await self._attempt(row, row.request, state)
         finally:
             self._busy -= 1
             if not self._busy and self._quiet is not None and not self._quiet.done():
                 self._quiet.set_result(None)
 
-    async def _attempt(self, asked: AnyAsk, state: RowState) -> None:
+    async def _attempt(self, row: Row, asked: AnyAsk, state: RowState) -> None:
         points = self._store.points
         attempts = state.attempts
         while True:
@@ -285,9 +295,13 @@ class Runner:
             points.reach("row.ask")
             try:
                 answer = await self._ask(asked, self._idempotency_key(state))
-            except _HOPELESS as error:
+            except RowCrashedError:
+                state = msgspec.structs.replace(state, crashes=state.crashes + 1)
+                if not await self._goes_on(row, state):
+                    return
+            except (NoWorkerError, *_HOPELESS) as error:
                 await self._store.release(self._lease, state.index, counts=False)
-                self._stop(error)
+                self._stop(error.error if isinstance(error, NoWorkerError) else error)
                 return
             except AsyncLLMError as error:
                 if not error.retryable or attempts >= self._settings.max_attempts:
@@ -303,6 +317,16 @@ class Runner:
                 await self._store.finish(self._lease, state.index, state.key, RowStatus.DONE, body)
                 self._course.tally.add(answer, None, 0)
                 return
+
+    async def _goes_on(self, row: Row, state: RowState) -> bool:
+        """Whether a row during which a worker has just ended is to be asked again at once."""
+        await self._store.crash(self._lease, state.index)
+        error = _abandoned(row, state)
+        if error is not None:
+            await self._end(state, error, RowStatus.ABANDONED)
+        elif state.crashes >= _ALONE:
+            self._suspects.append((row, state))
+        return state.crashes < _ALONE and not self._is_stopping
 
     async def _end(self, state: RowState, error: AsyncLLMError, status: RowStatus) -> None:
         """The row has failed for good."""

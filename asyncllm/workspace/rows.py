@@ -160,6 +160,19 @@ class RowStore:
 
         await self._writer.write(do)
 
+    async def crash(self, lease: Lease, index: int) -> None:
+        """What made the call has ended during it, and this runner has not: the row is pending again, with a crash more.
+
+        Raises `BatchLostError`.
+        """
+
+        def do(db: Db) -> None:
+            self._check(db, lease)
+            db.execute(_CRASH, (lease.batch << _SHIFT | index,))
+            self.points.reach("row.crash")
+
+        await self._writer.write(do)
+
     async def finish(self, lease: Lease, index: int, key: bytes, status: RowStatus, body: bytes) -> None:
         """Keep the outcome of a row, durably. Raises `BatchLostError`; a row that has one keeps the one it has."""
         number = lease.batch << _SHIFT | index
@@ -260,6 +273,7 @@ def change_rows(status: str, attempts: str = "attempts", crashes: str = "crashes
 
 _BEGIN: Final = f"{change_rows('1', 'attempts + 1')} AND status < 2 AND id = ?"
 _RELEASE: Final = f"{change_rows('0', 'attempts - ?1')} AND status = 1 AND id = ?2"
+_CRASH: Final = f"{change_rows('0', crashes='crashes + 1')} AND status = 1 AND id = ?"
 _FINISH: Final = f"{change_rows('?1')} AND status < 2 AND id = ?2"
 
 
