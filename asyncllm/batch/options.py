@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta, Struct
 
 from asyncllm.batch.report import OnRunProgress
 from asyncllm.calls import CallOptions
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from asyncllm.batch.parts import VendorSettings
     from asyncllm.sandbox import Sandbox
 
-__all__ = ["Location", "OnBadRow", "RunOptions", "Via"]
+__all__ = ["Location", "OnBadRow", "RunOptions", "RunSettings", "Via"]
 
 Location: TypeAlias = str | PathLike[str]
 """A path, `-`, or an address such as `s3://bucket/key`."""
@@ -92,3 +94,18 @@ class RunOptions(CallOptions, total=False):
     """For object stores: `endpoint`, `region` and what else they are reached by, over the environment."""
     progress: OnRunProgress
     """Told how far it has come, several times a second at the most."""
+
+
+class RunSettings(Struct, frozen=True, kw_only=True):
+    """What may differ from run to run of one batch; see `RunOptions`."""
+
+    concurrency: Annotated[int, Meta(ge=1)] = 64
+    max_attempts: Annotated[int, Meta(ge=1)] = 3
+    max_runtime_s: Annotated[float, Meta(gt=0)] | None = None
+    max_failure_rate: Annotated[float, Meta(ge=0, le=1)] | None = None
+    on_bad_row: OnBadRow = "refuse"
+    drain_s: Annotated[float, Meta(ge=0)] = 30
+    reserve_bytes: Annotated[int, Meta(ge=0)] = 64 * 2**20
+    labels: dict[str, str] = {}
+    priority: str | None = None
+    data_parallelism: Annotated[int, Meta(ge=1, le=64)] = 1

@@ -19,9 +19,8 @@ from msgspec import Struct
 from asyncllm.batch.evaluator import ToolConfig
 from asyncllm.batch.fanout import Source
 from asyncllm.batch.inputs import BatchInput, GivenInput
-from asyncllm.batch.options import Location, RunOptions, Via
+from asyncllm.batch.options import Location, RunOptions, RunSettings, Via
 from asyncllm.batch.parts import VendorSettings
-from asyncllm.batch.runner import RunSettings
 from asyncllm.batch.tooling import tool_config_of
 from asyncllm.calls import CallOptions, Model, as_tools, check_names
 from asyncllm.errors import ConfigError, InvalidRequestError

@@ -19,6 +19,7 @@ from asyncllm.batch.export import Target, Written, export, tally
 from asyncllm.batch.fanout import Source
 from asyncllm.batch.formats import find_format, find_output_format
 from asyncllm.batch.formats.protocol import Reading
+from asyncllm.batch.held import HeldRun
 from asyncllm.batch.inputs import BatchInput, FileInput, GivenInput, Input
 from asyncllm.batch.options import Location, RunOptions
 from asyncllm.batch.places import place_of
@@ -183,15 +184,15 @@ async def run_plan(
             record = await batches.record(record.id)
             named: dict[str, Any] = {
                 "source": parts.source,
-                "ask": ask,
                 "settings": plan.settings,
                 "check": _checking(caller, plan),
                 "tell": tell,
             }
+            runner: HeldRun
             if service is not None:
-                runner: Runner = ServicedRunner(batches, lease, record, service=service, **named)
+                runner = ServicedRunner(batches, lease, record, service=service, **named)
             else:
-                runner = Runner(batches, lease, record, **named)
+                runner = Runner(batches, lease, record, ask=ask, **named)
             written: Written | None = None
             async with runner.alive():
                 async with crew:

@@ -12,10 +12,9 @@ from msgspec import Struct
 
 from asyncllm.backend import Batches, BatchItem, BatchOutcome, BatchState, Clock
 from asyncllm.batch.codec import encode_answer
+from asyncllm.batch.held import HeldRun
 from asyncllm.batch.parts import Part, VendorSettings, index_of, item_id
-from asyncllm.batch.report import BatchStatus
 from asyncllm.batch.rows import Row
-from asyncllm.batch.runner import Runner
 from asyncllm.batch.vendor import run_vendor
 from asyncllm.errors import APIError, AsyncLLMError, RowAbandonedError, UnsupportedError
 from asyncllm.types import Request
@@ -34,7 +33,7 @@ class Service(Struct, frozen=True):
     settings: VendorSettings
 
 
-class ServicedRunner(Runner):
+class ServicedRunner(HeldRun):
     """One run of a batch whose rows go to a service, a part at a time.
 
     It is the ledger of `run_vendor` as well: parts and outcomes are written down in the store, under the lease. A run
@@ -108,16 +107,10 @@ class ServicedRunner(Runner):
 
     def _item(self, asked: Request, state: RowState) -> BatchItem:
         self._held[state.index] = state, asked
+        self._in_flight = len(self._held)
         return BatchItem(item_id(state.index), msgspec.structs.replace(asked, model=self._service.model))
 
     # -- stopping
-
-    def _stop(self, why: BatchStatus | AsyncLLMError) -> None:
-        if self._is_stopping:
-            return
-        super()._stop(why)
-        if self._ended is not None:
-            self._cancelling = [asyncio.create_task(self._cancel(remote)) for remote in self._remote.values()]
 
     async def _cancel(self, remote_id: str) -> None:
         # Whether it has come to anything shows at the next look.
@@ -128,8 +121,12 @@ class ServicedRunner(Runner):
         if self._run is not None:
             self._run.cancel()
 
+    def _take_no_more(self) -> None:
+        if self._ended is not None:
+            self._cancelling = [asyncio.create_task(self._cancel(remote)) for remote in self._remote.values()]
+
     def _look(self, _: BatchState) -> None:
-        self._course.tell(in_flight=len(self._held))
+        self._course.tell(in_flight=self._in_flight)
 
     # -- the ledger
 
@@ -157,7 +154,7 @@ class ServicedRunner(Runner):
             self._course.tally.add(outcome.response, None, 0)
         elif outcome.error is not None and not (self._ended is not None and _is_unasked(outcome.error)):
             await self._end(state, outcome.error, RowStatus.FAILED)
-        self._course.tell(in_flight=len(self._held))
+        self._course.tell(in_flight=self._in_flight)
 
     async def done(self, part: Part, _: BatchState, /) -> None:
         """See `Ledger`."""
@@ -165,6 +162,7 @@ class ServicedRunner(Runner):
         self._remote.pop(part.token, None)
         for index in _rows(part):
             self._held.pop(index, None)
+        self._in_flight = len(self._held)
 
 
 def _is_unasked(error: AsyncLLMError) -> bool:

@@ -6,9 +6,8 @@ import functools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, Self, TypeAlias
 
-from asyncllm.batch.options import Via
+from asyncllm.batch.options import RunSettings, Via
 from asyncllm.batch.rows import Answer, AnyAsk
-from asyncllm.batch.runner import RunSettings
 from asyncllm.batch.workers.pool import Workers
 from asyncllm.batch.workers.process import ProcessWorker
 from asyncllm.batch.workers.recipe import Recipe
