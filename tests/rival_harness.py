@@ -70,7 +70,8 @@ def main() -> None:
         for number in range(asked.schedules):
             case = make_case(folder / str(number), asked.seed * 100_000 + number, format_="jsonl", rows_=(10, 30))
             case = Case(case.folder, case.format, case.rows, case.concurrency, case.seed, pace_s=0.04)
-            wrong += [f"seed {case.seed}: {what}" for what in _schedule(case, ends)]
+            work = _zombie if number % 8 == 0 else _schedule
+            wrong += [f"seed {case.seed}: {what}" for what in work(case, ends)]
             shutil.rmtree(case.folder)
     print(json.dumps({"seed": asked.seed, **ends, "seconds": round(time.monotonic() - began, 1), "wrong": wrong}))
 
@@ -115,6 +116,25 @@ def _schedule(case: Case, ends: Counter[str]) -> list[str]:
         wrong.append(f"the last runner, which is alone, ends with {_ENDS.get(found[-1], found[-1])}")
         return wrong
     return [*wrong, *check(case, dict(_read(case, "taken"))), *_check_fences(case)]
+
+
+def _zombie(case: Case, ends: Counter[str]) -> list[str]:
+    """One runner stands still as soon as it has the lease, another does all the work, and the first wakes up."""
+    status = ended(forked(lambda: asyncio.run(_prepare(case))))
+    assert not status, f"the store cannot be made: {status}"
+    first = forked(_rival(case, 1))
+    while not _read(case, "taken"):
+        time.sleep(0.001)
+    os.kill(first, signal.SIGSTOP)
+    time.sleep(LEASE_S * 1.5)
+    second = ended(forked(_rival(case, 2)))
+    os.kill(first, signal.SIGCONT)
+    woken = ended(first)
+    ends.update(_ENDS.get(status, "failed") for status in (second, woken))
+    wrong = [] if second == 0 else [f"who takes over ends with {_ENDS.get(second, second)}"]
+    if woken != _LOST:
+        wrong.append(f"who stood still ends with {_ENDS.get(woken, woken)}")
+    return wrong or [*check(case, dict(_read(case, "taken"))), *_check_fences(case)]
 
 
 def _victim(case: Case, going: dict[int, int], drawn: random.Random) -> int:

@@ -81,7 +81,7 @@ async def test_rivals_that_are_killed_and_stopped_write_under_their_own_fence_al
     found = await harness("rival", "--schedules", "24")
     assert found["wrong"] == []
     assert found["locked"]
-    assert found["lost"]
+    assert found["lost"] >= 3  # every eighth schedule has one for certain
     assert found["killed"]
 
 
