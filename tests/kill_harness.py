@@ -36,7 +36,7 @@ import apsw
 from msgspec import Struct
 
 from asyncllm import BadRequestError, Client, OverloadedError
-from asyncllm.batch import runner
+from asyncllm.batch import held
 from asyncllm.events import Event, Events, Finished, Started, TextDelta, UsageReport
 from asyncllm.types import Request, Usage
 from asyncllm.workspace.points import KILLED, Points
@@ -444,7 +444,7 @@ def main() -> None:
     parser.add_argument("--poison", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    runner._BEAT_S = _BEAT_S
+    held.BEAT_S = _BEAT_S
     began = time.monotonic()
     kills = {"named": 0, "random": 0, "poison": 0}
     points: Counter[str] = Counter()

@@ -30,7 +30,7 @@ import apsw
 
 import kill_harness
 from asyncllm import BatchLockedError, BatchLostError
-from asyncllm.batch import runner
+from asyncllm.batch import held, runner
 from asyncllm.workspace.batches import BatchStore
 from asyncllm.workspace.records import Lease
 from kill_harness import Case, check, ended, forked, make_case
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--schedules", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    runner._BEAT_S = _BEAT_S
+    held.BEAT_S = _BEAT_S
     runner._ALONE = runner._ABANDONED = sys.maxsize  # here runners die by the dozen, and no row is to blame
     _of(BatchStore.take)["lease_s"] = LEASE_S
     began = time.monotonic()

@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 import pytest
 
-from asyncllm.batch import runner
+from asyncllm.batch import held, runner
 from asyncllm.batch.report import RunProgress
 from asyncllm.errors import AuthenticationError, StoreError
 from asyncllm.workspace import writer
@@ -97,7 +97,8 @@ async def test_a_disk_that_fails_at_any_one_write_costs_no_row_that_was_kept(bat
 async def test_a_disk_that_stays_full_pauses_the_batch_until_there_is_room(
     batch: SmallBatch, disk: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_BEAT_S", 0.01)
+    monkeypatch.setattr(runner, "_LOOK_S", 0.005)
+    monkeypatch.setattr(held, "BEAT_S", 0.01)
     for number in range(40, 140, 10):
         batch.put_back({})
         disk.writes = 0
@@ -133,7 +134,8 @@ async def test_a_disk_that_is_full_when_the_output_is_marked_pauses_the_batch_to
         if progress.stage == "paused":
             disk.fails = lambda _: None
 
-    monkeypatch.setattr(runner, "_BEAT_S", 0.01)
+    monkeypatch.setattr(runner, "_LOOK_S", 0.005)
+    monkeypatch.setattr(held, "BEAT_S", 0.01)
     monkeypatch.setattr(BatchStore, "mark_exported", mark_on_a_full_disk)
 
     await batch.run(progress=tell)

@@ -52,8 +52,8 @@ async def test_a_thousand_kills_lose_no_row_and_double_none() -> None:
     assert at_times["wrong"] == []
     assert at_points["named"] == 500
     assert at_times["random"] >= 500
-    # These two are no part of a run that goes well, and parts are those of services.
-    assert named() - set(at_points["reached"]) == {"batch.cancel", "row.release"}
+    # These are no part of a run that goes well, and parts are those of services.
+    assert named() - set(at_points["reached"]) == {"batch.cancel", "row.crash", "row.release"}
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from asyncllm import (
     StoreError,
     Timeouts,
 )
-from asyncllm.batch import runner
+from asyncllm.batch import held, runner
 from asyncllm.batch.report import BatchReport, RunProgress
 from asyncllm.batch.runner import Runner
 from asyncllm.errors import AsyncLLMError, BatchLostError, CorruptStoreError
@@ -135,7 +135,7 @@ def line(row: str, name: str) -> str:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(runner, "_BEAT_S", 0.005)
+    monkeypatch.setattr(held, "BEAT_S", 0.005)
     return Bench(tmp_path)
 
 
@@ -632,7 +632,7 @@ STEPS = 400
 async def test_a_run_cancelled_at_any_step_leaves_a_batch_that_goes_on_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, late: bool
 ) -> None:
-    monkeypatch.setattr(runner, "_BEAT_S", 0.005)
+    monkeypatch.setattr(held, "BEAT_S", 0.005)
     before = tasks()
     reached = 0
     with nothing_unseen(asyncio.get_running_loop()):

@@ -761,3 +761,11 @@ def counted(store: Path) -> int:
         return sum(kept for record in records for status, kept in record.counts.items() if status.is_final)
 
     return asyncio.run(count())
+
+
+async def test_rows_may_be_asked_by_processes_of_their_own(desk: Desk) -> None:
+    desk.write("in.jsonl", *(f"row {number}" for number in range(8)))
+
+    status, _, err = await desk.batch("--data-parallelism", "2")
+
+    assert (status, desk.texts()) == (0, [f"row {number}" for number in range(8)]), err

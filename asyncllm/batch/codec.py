@@ -29,6 +29,7 @@ def _plain(value: Any) -> Any:
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_plain, order="deterministic")
+_canonical = msgspec.json.Encoder(order="deterministic")  # which has whole numbers of any size
 _responses = msgspec.msgpack.Decoder(Response)
 _anything = msgspec.msgpack.Decoder(tuple[str, str, msgspec.Raw])
 _errors = msgspec.msgpack.Decoder(tuple[str, dict[str, Any]])
@@ -39,7 +40,7 @@ def digest(asked: AnyAsk) -> bytes:
     same = msgspec.structs.replace(asked, timeouts=Timeouts())
     if isinstance(same, Request):
         same = msgspec.structs.replace(same, stream=False, idempotency_key=None)
-    return hashlib.sha256(_encoder.encode([type(same).__name__, same])).digest()[:_KEY_BYTES]
+    return hashlib.sha256(_canonical.encode([type(same).__name__, same])).digest()[:_KEY_BYTES]
 
 
 def encode_answer(asked: AnyAsk, answer: Answer) -> bytes:

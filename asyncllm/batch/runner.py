@@ -17,7 +17,7 @@ import msgspec
 
 from asyncllm.batch.codec import encode_answer
 from asyncllm.batch.fanout import FanOut
-from asyncllm.batch.held import BEAT_S, HeldRun
+from asyncllm.batch.held import HeldRun
 from asyncllm.batch.lost import NoWorkerError, RowCrashedError
 from asyncllm.batch.rows import Answer, AnyAsk, Row
 from asyncllm.errors import (
@@ -46,6 +46,7 @@ _HOPELESS = (
 """Errors that the next row would meet as well."""
 
 _ALONE = 2
+_LOOK_S = 0.5
 _ABANDONED = 3
 
 
@@ -58,7 +59,7 @@ class Runner(HeldRun):
         self._fan_out: FanOut[tuple[Row, RowState], None] | None = None
         self._suspects: deque[tuple[Row, RowState]] = deque()  # workers have ended twice during each
         self._quiet: asyncio.Future[None] | None = None
-        self._looked = -BEAT_S
+        self._looked = -_LOOK_S
 
     async def _work(self) -> None:
         self._course.tell(stage="running")
@@ -170,10 +171,10 @@ class Runner(HeldRun):
     async def _room(self) -> None:
         """Wait while the disk has less room than what is kept free for the outcomes of what is under way."""
         now = asyncio.get_running_loop().time
-        if self._settings.reserve_bytes and now() - self._looked >= BEAT_S / 2:
+        if self._settings.reserve_bytes and now() - self._looked >= _LOOK_S:
             while not self._is_stopping and free_bytes(self._store.folder) < self._settings.reserve_bytes:
                 self._course.tell(stage="paused")
-                await self._pause(BEAT_S / 2)
+                await self._pause(_LOOK_S)
             self._course.tell(stage="running")
             self._looked = now()
 

@@ -91,8 +91,9 @@ def _add_run(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("who works it off")
     group.add_argument(
         "--via",
-        choices=("client", "vendor"),
-        help="call by call (client, the default), or the service of the model in batches of its own (vendor)",
+        choices=("client", "ray", "vendor"),
+        help="call by call (client, the default), by actors on a Ray cluster (ray), or by the service of the model in "
+        "batches of its own (vendor)",
     )
     group.add_argument(
         "--vendor-option",
@@ -169,6 +170,19 @@ def _add_places(parser: ArgumentParser) -> None:
 def _add_pace(parser: ArgumentParser) -> Any:  # argparse keeps the type of a group to itself
     group = parser.add_argument_group("how it goes")
     group.add_argument("-c", "--concurrency", type=int, metavar="N", help="rows under way at once (default: 64)")
+    group.add_argument(
+        "--data-parallelism",
+        type=int,
+        metavar="N",
+        help="worker processes, or actors on a Ray cluster, each with an engine or a client of its own (default: 1)",
+    )
+    group.add_argument(
+        "--ray-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="with --via ray: address, num_cpus, num_gpus, memory, ...; repeatable",
+    )
     group.add_argument(
         "--max-attempts", type=int, metavar="N", help="how often a row is asked whose call fails for now (default: 3)"
     )

@@ -32,7 +32,7 @@ from asyncllm.sandbox import open_sandbox
 __all__ = ["run"]
 
 _SAME = ("format", "output_format", "errors", "on_bad_row", "priority", "via")
-_PACE = ("concurrency", "max_attempts", "max_runtime_s", "max_failure_rate", "drain_s")
+_PACE = ("concurrency", "data_parallelism", "max_attempts", "max_runtime_s", "max_failure_rate", "drain_s")
 _OF_CLIENT = ("base_url", "api_key_env", "timeout", "place_options", "sandbox")
 _STATUS = {"completed": OK, "completed_with_errors": FAILED, "cancelled": FAILED, "stopped": LATER, "expired": LATER}
 _DRAIN_S = 30.0
@@ -85,7 +85,8 @@ async def _run(args: Namespace) -> int:
     if args.input == "-" and sys.stdin.isatty():
         raise ConfigError("- is what is piped in, and nothing is: name a file", field="input")
     options: dict[str, Any] = {**call_options(args)}
-    options |= {name: value for name in (*_SAME, *_PACE) if (value := getattr(args, name)) is not None}
+    options |= {name: value for name in _SAME if (value := getattr(args, name)) is not None}
+    options |= _pace(args)
     if args.model:
         options["model"] = args.model[0] if len(args.model) == 1 else args.model
     if args.template is not None:
@@ -101,6 +102,14 @@ async def _run(args: Namespace) -> int:
     return await _go(args, _Job(args.input, args.output, store_of(args.output, args.store), options))
 
 
+def _pace(args: Namespace) -> dict[str, Any]:
+    """What may be other from run to run."""
+    options: dict[str, Any] = {name: value for name in _PACE if (value := getattr(args, name)) is not None}
+    if args.ray_option:
+        options["ray_options"] = dict(pair(given, "--ray-option") for given in args.ray_option)
+    return options
+
+
 async def _retry(args: Namespace) -> int:
     async with known(args) as (store, record):
         folder = store.folder
@@ -114,7 +123,7 @@ async def _retry(args: Namespace) -> int:
     model = plan.model
     args.model = [model] if isinstance(model, str) else list(model or ())
     options: dict[str, Any] = {**again(plan), "place_options": args.place_options or {}, "retry_failed": True}
-    options |= {name: value for name in _PACE if (value := getattr(args, name)) is not None}
+    options |= _pace(args)
     options["overwrite"] = args.overwrite
     return await _go(args, _Job(plan.source, plan.sink, folder, options))
 
