@@ -768,4 +768,4 @@ async def test_rows_may_be_asked_by_processes_of_their_own(desk: Desk) -> None:
 
     status, _, err = await desk.batch("--data-parallelism", "2")
 
-    assert (status, desk.texts()) == (0, [f"row {number}" for number in range(8)]), err
+    assert (status, desk.texts()) == (0, [f"ROW {number}" for number in range(8)]), err
