@@ -20,6 +20,7 @@ from asyncllm.registry import Registry
 from asyncllm.testing import Chunk, FaultyServer, Op, SeenRequest, Status, openai_reply
 from asyncllm.testing.conformance import OpenAIDialect
 from asyncllm.types import ToolCall, Usage
+from job_servers import FILM, OpenAIJobs
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
@@ -68,7 +69,7 @@ def test_every_python_block_compiles() -> None:
 
     for source in blocks:
         compile(source, "README.md", "exec")
-    assert len(blocks) == 11
+    assert len(blocks) == 12
 
 
 def test_the_block_for_a_budget_says_what_was_spent(tmp_path: Path) -> None:
@@ -181,6 +182,18 @@ def test_the_recorded_batch_is_of_commands_that_there_are_and_ends_with_every_ro
     assert commands[0] == commands[2]
     assert "interrupted  5 of 12" in recording
     assert "completed  12 of 12  0       14 " in recording
+
+
+async def test_a_job_is_submitted_here_and_fetched_there(site: Path) -> None:
+    async with FaultyServer(OpenAIJobs("queued", "completed")) as server:
+        env = {"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": "sk-readme"}
+        done = await asyncio.to_thread(run, site, "-c", block("python", "submit_video"), **env)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == [
+        "openai:sora-2:videos/video_1 succeeded",
+        f"video/mp4 {len(FILM)}",
+    ]
 
 
 def reply_of_media(request: SeenRequest) -> Sequence[Op]:
