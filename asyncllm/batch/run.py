@@ -97,7 +97,7 @@ async def _parts(
         "model": plan.model,
         "via": "vendor" if plan.via == "vendor" else "client",  # which of our own processes asks may change
         "tool_config": msgspec.to_builtins(plan.tool_config),
-        "options": hashlib.sha256(msgspec.msgpack.encode(told, order="deterministic")).hexdigest(),
+        "options": hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest(),
     }
     return _Parts(source, Target(output_format, sink, errors), definition)
 
@@ -182,17 +182,11 @@ async def run_plan(
             if retry_failed:
                 await batches.reopen(lease)
             record = await batches.record(record.id)
-            named: dict[str, Any] = {
-                "source": parts.source,
-                "settings": plan.settings,
-                "check": _checking(caller, plan),
-                "tell": tell,
-            }
-            runner: HeldRun
+            named: dict[str, Any] = {"source": parts.source, "settings": plan.settings, "tell": tell}
+            named["check"] = _checking(caller, plan)
+            runner: HeldRun = Runner(batches, lease, record, ask=ask, **named)
             if service is not None:
                 runner = ServicedRunner(batches, lease, record, service=service, **named)
-            else:
-                runner = Runner(batches, lease, record, ask=ask, **named)
             written: Written | None = None
             async with runner.alive():
                 async with crew:
