@@ -23,6 +23,8 @@ R = TypeVar("R")
 Source: TypeAlias = Iterable[T] | AsyncIterable[T]
 
 _CANCEL_S = 10
+_HIRED = 2
+"""Workers that each new piece of work brings in: a thousand are there after ten turns of the loop."""
 _END = object()
 
 
@@ -224,8 +226,9 @@ class _Crew(Generic[T, R]):
                     return
                 index = self._taken
                 self._taken += 1
-            if len(self._tasks) < self._concurrency and not self._stopped:
-                self._hire()
+            for _ in range(_HIRED):
+                if len(self._tasks) < self._concurrency and not self._stopped:
+                    self._hire()
             self.in_flight += 1
             try:
                 result = await self._work(index, cast("T", item))
