@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import apsw
 import pytest
 
 from asyncllm.errors import CorruptStoreError
-from asyncllm.types import Request
 from asyncllm.workspace.batches import BatchStore
 from asyncllm.workspace.database import Db
+from asyncllm.workspace.records import Lease, RowStatus
 from small_batches import SmallBatch, memory_folder, storing
 
 ROWS = 40
@@ -23,13 +22,30 @@ PAGE = 4096
 SEED = 6
 
 
-class CarryingStore(BatchStore):
-    """Carries its log over into the database often."""
+class CopiedStore(BatchStore):
+    """Carries its log over into the database when half of the rows are done, and is copied after three quarters.
+
+    The copy is made by the thread that writes, so that it is of one moment, as what a kill leaves.
+    """
+
+    files: dict[str, bytes]
+    done = 0
 
     def _connect(self) -> Db:
         db = super()._connect()
-        db.execute("PRAGMA wal_autocheckpoint=60").fetchall()
+        db.execute("PRAGMA wal_autocheckpoint=0").fetchall()
         return db
+
+    async def finish(self, lease: Lease, index: int, key: bytes, status: RowStatus, body: bytes) -> None:
+        await super().finish(lease, index, key, status, body)
+        self.done += 1
+        if self.done == ROWS // 2:
+            await self._writer.read(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+        if self.done == ROWS * 3 // 4:
+            await self._writer.read(lambda _: self._copy())
+
+    def _copy(self) -> None:
+        self.files.update({name: (self.folder / name).read_bytes() for name in ("store.db", "store.db-wal")})
 
 
 @pytest.fixture(scope="module")
@@ -38,29 +54,16 @@ def folder() -> Iterator[Path]:
         yield path
 
 
-def carry_over(batch: SmallBatch) -> None:
-    """Have what is in the log now in the database, however few commits it came in."""
-    db = apsw.Connection(str(batch.store() / "store.db"))
-    assert db.execute("PRAGMA wal_checkpoint").fetchall()
-    db.close()
-
-
 async def half_done(batch: SmallBatch, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """The files of a store whose process was killed: some of it in the database, some in the log."""
-    files: dict[str, bytes] = {}
-    ask = batch.ask
-
-    async def answer(request: Request) -> str:
-        if len(batch.asked) == ROWS // 2:
-            carry_over(batch)
-        if len(batch.asked) == ROWS * 3 // 4:
-            files.update({name: (batch.store() / name).read_bytes() for name in ("store.db", "store.db-wal")})
-        return await ask(request)
-
-    with monkeypatch.context() as patch, storing(monkeypatch, CarryingStore):
-        patch.setattr(batch, "ask", answer)
+    CopiedStore.files = {}
+    with storing(monkeypatch, CopiedStore):
         await batch.run()
-    assert all(files.values())
+    files = CopiedStore.files
+    assert all(len(content) > 4 * PAGE for content in files.values())
+    batch.put_back(files)
+    assert await outcome(batch) == "right"
+    assert len(batch.asked) <= ROWS // 4
     return files
 
 
