@@ -25,6 +25,7 @@ FILE = "store.db"
 APPLICATION_ID = 0x61736C6D
 """`aslm`, in the header of the file, so that nobody takes another database for a store."""
 _OLDEST = 3_051_003
+_BUSY_MS = 5000
 _CHECKED_BYTES = 256 * 2**20
 """A larger file is not checked page by page when it is opened; what is read from it is, row by row."""
 
@@ -120,7 +121,7 @@ def _make(file: Path) -> None:
 
 
 def _prepare(connection: Db, file: Path, migrations: Sequence[str], points: Points) -> None:
-    connection.set_busy_timeout(5000)
+    connection.set_busy_timeout(_BUSY_MS)
     for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
     connection.create_scalar_function("seal", _seal, deterministic=True)
