@@ -125,7 +125,7 @@ def _zombie(case: Case, ends: Counter[str]) -> list[str]:
     first = forked(_rival(case, 1))
     while not _read(case, "taken"):
         time.sleep(0.001)
-    os.kill(first, signal.SIGSTOP)
+    _stop_between_writes(case, first)
     time.sleep(LEASE_S * 1.5)
     second = ended(forked(_rival(case, 2)))
     os.kill(first, signal.SIGCONT)
@@ -135,6 +135,22 @@ def _zombie(case: Case, ends: Counter[str]) -> list[str]:
     if woken != _LOST:
         wrong.append(f"who stood still ends with {_ENDS.get(woken, woken)}")
     return wrong or [*check(case, dict(_read(case, "taken"))), *_check_fences(case)]
+
+
+def _stop_between_writes(case: Case, pid: int) -> None:
+    """Stop a process when it writes nothing: SQLite lets nobody else write before a write has ended."""
+    db = apsw.Connection(str(_folder(case) / "store.db"))
+    with contextlib.closing(db):
+        while True:
+            os.kill(pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, pid, os.WSTOPPED)
+            try:
+                db.execute("BEGIN IMMEDIATE; ROLLBACK")
+            except apsw.BusyError:
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(0.001)
+            else:
+                return
 
 
 def _victim(case: Case, going: dict[int, int], drawn: random.Random) -> int:

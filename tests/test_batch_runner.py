@@ -8,7 +8,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,7 +35,7 @@ from asyncllm.batch.runner import Runner
 from asyncllm.errors import AsyncLLMError, BatchLostError, CorruptStoreError
 from asyncllm.events import Event, Events, Finished, Started, TextDelta
 from asyncllm.types import Request
-from asyncllm.workspace import folder
+from asyncllm.workspace import database, folder, writer
 from asyncllm.workspace.batches import BatchStore
 from leftovers import nothing_unseen, tasks
 from steps import interrupted
@@ -620,6 +620,55 @@ async def test_a_runner_that_has_stood_still_writes_no_output(bench: Bench, monk
         await bench.run()
     took[0].lock.release()
     assert not bench.output.exists()
+
+
+@contextlib.contextmanager
+def writing(bench: Bench) -> Generator[None]:
+    """As a process that is stopped in the middle of a write to the store."""
+    with contextlib.closing(apsw.Connection(str(bench.store / "store.db"))) as db:
+        db.set_busy_timeout(5000)
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            db.execute("ROLLBACK")
+
+
+async def test_a_store_that_another_process_does_not_let_go_of_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.run()
+    monkeypatch.setattr(database, "_BUSY_MS", 1)
+    monkeypatch.setattr(writer, "_BUSY_S", 0.05)
+    with (
+        writing(bench),
+        pytest.raises(StoreError, match=r"store\.db: the store cannot be used: another process is writ"),
+    ):
+        await bench.run()
+
+
+async def test_a_run_at_work_waits_for_another_process_that_writes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_BUSY_MS", 1)
+    monkeypatch.setattr(writer, "_BUSY_S", 0.0)
+    tries: list[str] = []
+    is_busy = writer._is_busy
+
+    def seen(error: Exception) -> bool:
+        tries.append(type(error).__name__)
+        return is_busy(error)
+
+    monkeypatch.setattr(writer, "_is_busy", seen)
+
+    async def act(_: int) -> None:
+        with writing(bench):
+            while len(tries) < 3:  # noqa: ASYNC110  # a thread says so
+                await asyncio.sleep(0.001)
+
+    bench.backend.acts = {"say b": act}
+    assert (await bench.run()).done == 4
+    assert set(tries) == {"BusyError"}
 
 
 STEPS = 400

@@ -6,6 +6,7 @@ SQLite comes with apsw, never from the system, whose older versions can lose com
 from __future__ import annotations
 
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -25,6 +26,8 @@ FILE = "store.db"
 APPLICATION_ID = 0x61736C6D
 """`aslm`, in the header of the file, so that nobody takes another database for a store."""
 _OLDEST = 3_051_003
+_BUSY_MS = 5000
+_AGAIN_S = 0.005
 _CHECKED_BYTES = 256 * 2**20
 """A larger file is not checked page by page when it is opened; what is read from it is, row by row."""
 
@@ -104,12 +107,20 @@ def connect(folder: Path, migrations: Sequence[str], points: Points, *, vfs: str
     file = folder / FILE
     _make(file)
     connection = cast("Db", apsw.Connection(str(file), vfs=vfs))
+    due = time.monotonic() + _BUSY_MS / 1000
     try:
-        _prepare(connection, file, migrations, points)
+        while True:
+            try:
+                _prepare(connection, file, migrations, points)
+            except apsw.BusyError:  # SQLite does not wait by itself where several make the same file at once
+                if time.monotonic() >= due:
+                    raise
+                time.sleep(_AGAIN_S)
+            else:
+                return connection
     except BaseException:
         connection.close()
         raise
-    return connection
 
 
 def _make(file: Path) -> None:
@@ -120,7 +131,7 @@ def _make(file: Path) -> None:
 
 
 def _prepare(connection: Db, file: Path, migrations: Sequence[str], points: Points) -> None:
-    connection.set_busy_timeout(5000)
+    connection.set_busy_timeout(_BUSY_MS)
     for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
     connection.create_scalar_function("seal", _seal, deterministic=True)
@@ -139,8 +150,9 @@ def _seal(*values: object) -> int:
 
 def _identify(connection: Db, file: Path, migrations: Sequence[str]) -> None:
     """Raise unless this is a store that this code can read, or nothing yet."""
-    app, version = connection.pragma("application_id"), connection.pragma("user_version")
-    tables = _tables(connection)
+    with connection:  # as they are at one moment: another process may be making them
+        app, version = connection.pragma("application_id"), connection.pragma("user_version")
+        tables = _tables(connection)
     is_ours = app == APPLICATION_ID
     if not (app or version or tables):
         return

@@ -26,6 +26,8 @@ def store_error(error: Exception, file: Path) -> Exception:
         told: AsyncLLMError = StoreError(f"{file}: the disk is full: make room, and run it again")
     elif isinstance(error, _of_damage()):
         told = corrupt(file)
+    elif isinstance(error, apsw.BusyError):
+        return _unusable(file, "another process is writing to it and does not end, perhaps as it was stopped", error)
     elif isinstance(error, apsw.Error):
         return _unusable(file, str(error), error)
     else:

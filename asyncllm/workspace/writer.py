@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,10 @@ T = TypeVar("T")
 _GROUP = 256
 _FULL_S = (0.05, 2.0)
 """Seconds between two tries at a full disk: at first, and at the most."""
+
+_BUSY_S = 20.0
+"""Seconds after which another process that writes is waited for no more by who has nothing to lose yet: one that was
+stopped in the middle of a write does not let go."""
 
 _AS_LONG_AS_IT_TAKES = float("inf")  # a thread cannot be stopped, and what it does now ends
 
@@ -53,7 +58,8 @@ class Writer:
         self._closing = False
         self._thread: threading.Thread | None = None
         self.waits = waits
-        """Whether what is to be written waits while the disk is full. It raises otherwise."""
+        """Whether what is to be written waits while the disk is full, and as long as another process writes. It raises
+        otherwise, and after a while."""
         self.is_full = False
         """Whether the disk had no room for the last commit."""
         self.commits = 0
@@ -134,12 +140,15 @@ class Writer:
         if not group[0].writes:
             return [group[0].do(connection)]
         wait_s = _FULL_S[0]
+        began = time.monotonic()
         while True:
             try:
                 results = self._commit(connection, group)
             except Exception as error:
                 self.is_full = is_full(error)
-                if self._closing or not (self.waits if self.is_full else _is_busy(error)):
+                if not (self.is_full or _is_busy(error)) or self._closing:
+                    raise
+                if not self.waits and (self.is_full or time.monotonic() - began >= _BUSY_S):
                     raise
             else:
                 self.is_full = False
