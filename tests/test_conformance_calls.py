@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 import test_conformance
+import test_conformance_batches
 import test_conformance_wire
 from asyncllm.backend import Backend, EmbedRequest, HttpCall, Transport, require_supported
 from asyncllm.errors import APIConnectionError, APIStatusError, RateLimitError
@@ -395,7 +396,8 @@ def test_what_a_subject_knows_to_be_held_must_be_free_in_time() -> None:
 
 
 def test_every_check_is_known_to_fail_some_backend() -> None:
-    tables = (test_conformance.BREAKAGES, BREAKAGES, test_conformance_wire.BREAKAGES)
+    batches = test_conformance_batches.BREAKAGES
+    tables = (test_conformance.BREAKAGES, BREAKAGES, test_conformance_wire.BREAKAGES, batches)
     checks = {name.removeprefix("test_") for name in dir(BackendConformance) if name.startswith("test_")}
 
     assert {check for table in tables for check, *_ in table} == checks
