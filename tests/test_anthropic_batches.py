@@ -53,7 +53,11 @@ async def test_the_size_of_an_item_is_what_it_adds_to_the_body() -> None:
     [
         (batch(), InvalidRequestError, "items"),
         (batch("x", extra={"requests": []}), InvalidRequestError, "extra"),
-        (batch(*["x"] * 100_001), InvalidRequestError, "items"),
+        (
+            BatchRequest(model="gpt-x", items=[BatchItem("a", chat("x"))] * 100_001, token="t"),
+            InvalidRequestError,
+            "items",
+        ),
         (batch("x", labels={"a": "b"}), UnsupportedError, "labels"),
         (batch("x", priority="high"), UnsupportedError, "priority"),
         (batch("x", max_runtime_s=60), UnsupportedError, "max_runtime_s"),

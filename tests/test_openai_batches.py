@@ -143,7 +143,7 @@ async def test_writing_many_items_lets_other_tasks_have_their_turn() -> None:
         (BatchRequest(model="gpt-x", items=[BatchItem("a", chat("x")), BatchItem("b", text("y"))], token="t"), "items"),
         (batch("x", token=""), "token"),
         (batch("x", token="a\nb"), "token"),
-        (batch(*["x"] * 50_001), "items"),
+        (BatchRequest(model="gpt-x", items=[BatchItem("a", chat("x"))] * 50_001, token="t"), "items"),
         (batch("x", labels={f"l{at}": "" for at in range(16)}), "labels"),
         (batch("x", labels={"l" * 65: ""}), "labels"),
         (batch("x", labels={"l": "v" * 513}), "labels"),
