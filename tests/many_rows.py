@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -32,6 +31,12 @@ def rss_bytes() -> int:
     return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_bytes() -> int:
+    """The largest resident set so far. `ru_maxrss` would begin at that of the process this one was forked from."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
 def say(stage: str, done: int, failed: int = 0) -> None:
     print(json.dumps({"stage": stage, "done": done, "failed": failed, "rss": rss_bytes()}), flush=True)
 
@@ -50,8 +55,7 @@ async def run(folder: Path, rows: int) -> None:
         report = await client.run_batch(source, folder / "out.jsonl", progress=tell)
         wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_s
     say("end", report.done, report.failed)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"status": report.status, "wall_s": wall_s, "cpu_s": cpu_s, "peak": peak}), flush=True)
+    print(json.dumps({"status": report.status, "wall_s": wall_s, "cpu_s": cpu_s, "peak": peak_bytes()}), flush=True)
 
 
 if __name__ == "__main__":
