@@ -136,7 +136,7 @@ if TYPE_CHECKING:
     from asyncllm.adapters import data_stream_part, smooth
     from asyncllm.backend import Secret
     from asyncllm.batch.batch import Batch, BatchProgress, BatchResult
-    from asyncllm.batch.inputs import BatchInput
+    from asyncllm.batch.items import BatchInput
     from asyncllm.batch.report import BatchReport, RunProgress
     from asyncllm.budgets import Budget, budget
     from asyncllm.cache import DiskCache, MemoryCache
@@ -320,7 +320,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "AfterCall": "asyncllm.hooks.usage",
     "Batch": "asyncllm.batch.batch",
-    "BatchInput": "asyncllm.batch.inputs",
+    "BatchInput": "asyncllm.batch.items",
     "BatchProgress": "asyncllm.batch.batch",
     "BatchReport": "asyncllm.batch.report",
     "BatchResult": "asyncllm.batch.batch",

@@ -38,6 +38,7 @@ __all__ = [
     "LOOK",
     "abandoned",
     "check_batch",
+    "check_day",
     "check_id",
     "check_room",
     "create_once",
@@ -60,6 +61,7 @@ S = TypeVar("S", bound=APIStatusError)
 LOOK = Timeouts(connect_s=5, first_event_s=60, byte_idle_s=60)
 """For a question that is answered at once."""
 
+_DAY_S = 24 * 3600
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,256}")
 _LINE_BYTES = 64 * 2**20
@@ -73,6 +75,13 @@ _PORTS = {"http": 80, "https": 443}
 def unsupported(field: str, why: str, *, backend: str) -> UnsupportedError:
     """The error for what the service of `backend` has no place for: `why` goes on after "the service"."""
     return UnsupportedError(f"the {backend!r} backend does not support {field}: {why}", backend=backend, field=field)
+
+
+def check_day(batch: BatchRequest, *, backend: str) -> None:
+    """Raise `UnsupportedError` for another time than the day that the service gives every batch."""
+    if batch.max_runtime_s not in (None, _DAY_S):
+        why = f"the service gives every batch {_DAY_S} seconds; leave it out"
+        raise unsupported("max_runtime_s", why, backend=backend)
 
 
 def check_id(item: BatchItem) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "chat_request",
     "check_names",
     "completion_request",
+    "converted",
     "embed_request",
     "extra_of",
     "output_of",
@@ -140,9 +141,16 @@ def completion_request(
 
 
 def embed_request(
-    texts: str | Sequence[str], dimensions: int | None, timeouts: Timeouts, extra: Mapping[str, Any] | None
+    texts: str | Sequence[str],
+    dimensions: int | None,
+    timeouts: Timeouts | None,
+    extra: Mapping[str, Any] | None,
+    default: Timeouts,
 ) -> EmbedRequest:
-    """The request of `embed`, its model left empty. Raises `InvalidRequestError`."""
+    """The request of `embed`, its model left empty; `default` are its deadlines where `timeouts` is `None`.
+
+    Raises `InvalidRequestError`.
+    """
     if not isinstance(texts, Iterable):
         raise InvalidRequestError(f"texts is a text or a list of texts, not a {type(texts).__name__}", field="texts")
     rows = [texts] if isinstance(texts, str) else list(texts)
@@ -157,7 +165,7 @@ def embed_request(
         model="",
         texts=tuple(rows),
         dimensions=UNSET if dimensions is None else dimensions,
-        timeouts=timeouts_of({"timeouts": timeouts}, timeouts),
+        timeouts=timeouts_of({} if timeouts is None else {"timeouts": timeouts}, default),
         extra={} if extra is None else extra_of({"extra": extra}),
     )
 
@@ -248,15 +256,26 @@ def _sampling(options: CallOptions) -> Sampling:
         given = msgspec.to_builtins(whole) | given
     if not given:
         return _NO_SAMPLING
+    return converted(given, Sampling, "sampling", where_none="leave it out for the backend's default")
+
+
+def converted(
+    given: Mapping[str, Any], kind: type[T], what: str, *, within: str = "", where_none: str | None = None
+) -> T:
+    """`given`, which is the `what` of a call, as a `kind`; `where_none` says what to do about a field that is `None`.
+
+    Raises `InvalidRequestError` naming the field at fault, after `within`.
+    """
     try:
-        return msgspec.convert(given, Sampling)
+        return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, InvalidRequestError):
             raise error.__cause__ from None
-        place = re.search(r"`\$\.(\w+)", str(error))
-        field = place[1] if place else "sampling"
+        place = re.search(r"`\$\.(\w+)|field `(\w+)`", str(error))
+        name = (place[1] or place[2]) if place else ""
+        field = f"{within}{name}" if name else what
         reason = str(error).partition(" - at ")[0]
-        hint = "; leave it out for the backend's default" if given.get(field, 0) is None else ""
+        hint = f"; {where_none}" if where_none and given.get(name, 0) is None else ""
         raise InvalidRequestError(f"{field}: {reason[:1].lower()}{reason[1:]}{hint}", field=field) from None
 
 

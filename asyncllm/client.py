@@ -242,7 +242,7 @@ class Client(MediaCalls, JobCalls, BatchCalls):
         Raises `InvalidRequestError` naming the position of an empty text, `UnsupportedError` if the backend does not
         embed, and `APIError`.
         """
-        return await self._embed(embed_request(texts, dimensions, timeouts or self._timeouts, extra), model)
+        return await self._embed(embed_request(texts, dimensions, timeouts, extra, self._timeouts), model)
 
     async def check_prompt(self, prompt: Prompt, **options: Unpack[CallOptions]) -> PromptCheck:
         """Count a conversation by the model's own tokenizer: truthy if it, and `max_tokens` of answer, fit.

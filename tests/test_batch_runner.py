@@ -276,7 +276,7 @@ async def test_an_empty_input_is_refused(bench: Bench) -> None:
 
 async def test_a_missing_input_is_named(bench: Bench) -> None:
     bench.source.unlink()
-    with pytest.raises(InputError, match=r"in\.jsonl: there is no such input"):
+    with pytest.raises(InputError, match=r"in\.jsonl cannot be read: nothing is there"):
         await bench.run()
     assert not bench.store.exists()
 

@@ -239,7 +239,12 @@ async def test_completions_continue_a_text_and_refuse_what_only_a_chat_has() -> 
 
 @pytest.mark.parametrize(
     ("texts", "options", "field"),
-    [(5, {}, "texts"), ("a", {"timeouts": 5}, "timeouts"), ("a", {"extra": [1]}, "extra")],
+    [
+        (5, {}, "texts"),
+        ("a", {"timeouts": 5}, "timeouts"),
+        ("a", {"timeouts": 0}, "timeouts"),
+        ("a", {"extra": [1]}, "extra"),
+    ],
 )
 async def test_arguments_of_embed_are_refused_by_their_name(texts: Any, options: Any, field: str) -> None:
     async with Client(model="openai:e", base_url="http://127.0.0.1:1", api_key="k") as client:

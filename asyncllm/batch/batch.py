@@ -85,7 +85,8 @@ class Batch(Generic[T]):
             raise InvalidRequestError("drain_s is a number of seconds from 0 up", field="drain_s")
         check_concurrency(concurrency)
         self._drain_s = drain_s
-        self._tally = Tally(progress)
+        self._tally = Tally()
+        self._tell = progress
         self._fan_out: FanOut[T, BatchResult] = FanOut(
             source,
             _Work(ask),
@@ -99,14 +100,25 @@ class Batch(Generic[T]):
     @property
     def progress(self) -> BatchProgress:
         """How far it has come, counting what was read."""
-        return self._tally.progress(self._fan_out.in_flight)
+        tally = self._tally
+        return BatchProgress(
+            done=tally.done,
+            failed=tally.failed,
+            in_flight=self._fan_out.in_flight,
+            input_tokens=tally.input_tokens,
+            output_tokens=tally.output_tokens,
+            cost_usd=tally.cost_usd,
+            errors=dict(tally.errors),
+        )
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> BatchResult:
         result = await anext(self._fan_out)
-        self._tally.add(result.response, result.error, self._fan_out.in_flight)
+        self._tally.add(result.response, result.error)
+        if self._tell is not None:
+            self._tell(self.progress)
         return result
 
     def stop(self) -> None:
@@ -142,39 +154,30 @@ class _Work(Generic[T]):
 
 
 class Tally:
-    """Counts what has become of rows, and tells whoever wants to know."""
+    """Counts what has become of rows."""
 
-    def __init__(self, tell: OnProgress | None = None) -> None:
-        self._tell = tell
-        self._done = 0
-        self._input_tokens = 0
-        self._output_tokens = 0
-        self._cost_usd = 0.0
-        self._errors: Counter[str] = Counter()
+    def __init__(self) -> None:
+        self.done = 0
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.cost_usd = 0.0
+        self.errors: Counter[str] = Counter()
+        """Failures by the name of their class."""
 
-    def add(self, answer: Answer | None, error: AsyncLLMError | None, in_flight: int) -> None:
+    @property
+    def failed(self) -> int:
+        """Rows that have failed."""
+        return self.errors.total()
+
+    def add(self, answer: Answer | None, error: AsyncLLMError | None) -> None:
         """One more has ended."""
         if error is not None:
-            self._errors[type(error).__name__] += 1
+            self.errors[type(error).__name__] += 1
         elif answer is not None:
-            self._done += 1
-            self._input_tokens += answer.usage.input_tokens or 0
-            self._output_tokens += answer.usage.output_tokens or 0
-            self._cost_usd += answer.cost_usd or 0
-        if self._tell is not None:
-            self._tell(self.progress(in_flight))
-
-    def progress(self, in_flight: int) -> BatchProgress:
-        """Where it stands."""
-        return BatchProgress(
-            done=self._done,
-            failed=self._errors.total(),
-            in_flight=in_flight,
-            input_tokens=self._input_tokens,
-            output_tokens=self._output_tokens,
-            cost_usd=self._cost_usd,
-            errors=dict(self._errors),
-        )
+            self.done += 1
+            self.input_tokens += answer.usage.input_tokens or 0
+            self.output_tokens += answer.usage.output_tokens or 0
+            self.cost_usd += answer.cost_usd or 0
 
 
 def check_concurrency(concurrency: int) -> None:

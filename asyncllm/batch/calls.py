@@ -11,7 +11,7 @@ import msgspec
 from asyncllm.backend import Batches, Clock, EmbedRequest
 from asyncllm.batch.batch import CONCURRENCY, Batch, OnProgress, Order
 from asyncllm.batch.fanout import Source
-from asyncllm.batch.inputs import BatchInput, parted
+from asyncllm.batch.items import BatchInput, parted
 from asyncllm.batch.options import Location, RunOptions
 from asyncllm.batch.report import BatchReport
 from asyncllm.batch.rows import Answer, AnyAsk
@@ -55,7 +55,7 @@ class BatchCalls(ABC):
         Raises `InvalidRequestError` for arguments of the batch, and what `requests` raises, after the results of all
         that it gave before.
         """
-        given = self._patient(options)
+        given = cast("CallOptions", {"timeouts": self._patient, **options})
 
         def ask(item: BatchInput) -> Any:
             return self._of_item(item, given)
@@ -83,7 +83,7 @@ class BatchCalls(ABC):
         Raises `InvalidRequestError` for a template that cannot be read, and as `batch` does.
         """
         made = template if isinstance(template, Template) else Template(template)
-        given = self._patient(options)
+        given = cast("CallOptions", {"timeouts": self._patient, **options})
 
         async def ask(row: Mapping[str, Any]) -> Response:
             if not isinstance(row, Mapping):
@@ -117,9 +117,10 @@ class BatchCalls(ABC):
         """Keep what this client is made from, for the workers of `run_batch`."""
         self._recipes = Recipes(**given)
 
-    def _patient(self, options: CallOptions) -> CallOptions:
-        """The options of calls that stand in line for as long as it takes, unless they say how long."""
-        return cast("CallOptions", {"timeouts": msgspec.structs.replace(self._timeouts, pool_s=None), **options})
+    @property
+    def _patient(self) -> Timeouts:
+        """Deadlines of calls that stand in line for as long as it takes, where nobody says how long."""
+        return msgspec.structs.replace(self._timeouts, pool_s=None)
 
     async def _of_item(self, item: BatchInput, options: CallOptions) -> Response:
         if isinstance(item, Request):
@@ -145,9 +146,7 @@ class BatchCalls(ABC):
 
     async def _ask_row(self, asked: AnyAsk, model: Model | None) -> Answer:
         """Ask what a row asks. It stands in line for as long as it takes, unless it says how long."""
-        timeouts = asked.timeouts
-        if timeouts == Timeouts():
-            timeouts = msgspec.structs.replace(self._timeouts, pool_s=None)
+        timeouts = self._patient if asked.timeouts == Timeouts() else asked.timeouts
         model = model or asked.model or None
         if isinstance(asked, Request):
             return await self._ask(msgspec.structs.replace(asked, stream=False, timeouts=timeouts), model)

@@ -46,12 +46,12 @@ class Course:
 
     def pace(self, now: float) -> None:
         """Note how much is done by now, which is called about once a second."""
-        counted = self.tally.progress(0)
+        counted = self.tally
         self._paces.append((now, counted.done + counted.failed))
 
     def progress(self) -> RunProgress:
         """How far it has come."""
-        counted = self.tally.progress(self._in_flight)
+        counted = self.tally
         done, failed = counted.done + self._done, counted.failed + self._failed
         rate = self._rate()
         left = None if self._total is None else self._total - done - failed
@@ -60,11 +60,11 @@ class Course:
             total=self._total,
             done=done,
             failed=failed,
-            in_flight=counted.in_flight,
+            in_flight=self._in_flight,
             input_tokens=counted.input_tokens,
             output_tokens=counted.output_tokens,
             cost_usd=counted.cost_usd,
-            errors=counted.errors,
+            errors=dict(counted.errors),
             rows_per_s=rate,
             eta_s=left / rate if left is not None and rate else None,
         )

@@ -74,7 +74,7 @@ async def tally(store: BatchStore, record: BatchRecord) -> Tally:
 
 def _count(counted: Tally, outcome: Outcome) -> None:
     if not (isinstance(outcome.error, RowAbandonedError) and outcome.error.code != "dead_letter"):
-        counted.add(outcome.answer, outcome.error, 0)
+        counted.add(outcome.answer, outcome.error)
 
 
 async def export(

@@ -187,10 +187,10 @@ class HeldRun(ABC):
     async def _end(self, state: RowState, error: AsyncLLMError, status: RowStatus) -> None:
         """The row has failed for good."""
         await self._store.finish(self._lease, state.index, state.key, status, encode_error(error))
-        self._course.tally.add(None, error, 0)
+        self._course.tally.add(None, error)
         rate = self._settings.max_failure_rate
         if rate is not None:
-            counted = self._course.tally.progress(0)
+            counted = self._course.tally
             allowed = max(_MIN_FAILURES - 1, rate * (counted.failed + counted.done))
             if counted.failed > allowed:
                 self._stop("stopped")

@@ -7,22 +7,22 @@ directory, and after input, output and store have moved together.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 from msgspec import Struct
 
 from asyncllm.batch.evaluator import ToolConfig
 from asyncllm.batch.fanout import Source
-from asyncllm.batch.inputs import BatchInput, GivenInput
+from asyncllm.batch.inputs import GivenInput
+from asyncllm.batch.items import BatchInput
 from asyncllm.batch.options import Location, RunOptions, RunSettings, Via
 from asyncllm.batch.parts import VendorSettings
 from asyncllm.batch.tooling import tool_config_of
-from asyncllm.calls import CallOptions, Model, as_tools, check_names
+from asyncllm.calls import CallOptions, Model, as_tools, check_names, converted
 from asyncllm.errors import ConfigError, InvalidRequestError
 from asyncllm.tools import FunctionTool
 from asyncllm.types import Choice, Grammar, JsonSchema, Regex, Sampling, Timeouts, Tool
@@ -41,7 +41,6 @@ __all__ = [
     "store_of",
 ]
 
-T = TypeVar("T")
 
 _OPTIONS = RunOptions.__required_keys__ | RunOptions.__optional_keys__
 _AS_THEY_ARE = ("format", "output_format", "template", "max_row_bytes", "notes")
@@ -110,7 +109,7 @@ def split(
 
 def settings_of(given: dict[str, Any]) -> RunSettings:
     """Raises `InvalidRequestError` naming the setting that cannot be right."""
-    return _converted(given, RunSettings)
+    return converted(given, RunSettings, "settings")
 
 
 def vendor_of(given: VendorSettings | Mapping[str, Any]) -> VendorSettings:
@@ -118,18 +117,7 @@ def vendor_of(given: VendorSettings | Mapping[str, Any]) -> VendorSettings:
     if isinstance(given, VendorSettings):
         return given
     check_names(given, frozenset(VendorSettings.__struct_fields__))
-    return _converted(given, VendorSettings)
-
-
-def _converted(given: Mapping[str, Any], kind: type[T]) -> T:
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, InvalidRequestError):
-            raise error.__cause__ from None
-        place = re.search(r"`\$\.(\w+)", str(error))
-        field = place[1] if place else "settings"
-        raise InvalidRequestError(f"{field}: {str(error).partition(' - at ')[0].lower()}", field=field) from None
+    return converted(given, VendorSettings, "vendor")
 
 
 # -- in a store --------------------------------------------------------------------------------------------------

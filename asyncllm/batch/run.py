@@ -20,7 +20,8 @@ from asyncllm.batch.fanout import Source
 from asyncllm.batch.formats import find_format, find_output_format
 from asyncllm.batch.formats.protocol import Reading
 from asyncllm.batch.held import HeldRun
-from asyncllm.batch.inputs import BatchInput, FileInput, GivenInput, Input
+from asyncllm.batch.inputs import FileInput, GivenInput, Input
+from asyncllm.batch.items import BatchInput
 from asyncllm.batch.options import Location, RunOptions
 from asyncllm.batch.places import place_of
 from asyncllm.batch.plan import BatchPlan, remembered, seen_from, split, store_of
@@ -32,7 +33,7 @@ from asyncllm.batch.tooling import check_evaluable, evaluating
 from asyncllm.batch.workers.crew import AskRow, crew_of
 from asyncllm.batch.workers.recipe import Recipe, no_recipes
 from asyncllm.calls import CallOptions, Model, chat_request
-from asyncllm.errors import BatchLostError, ConfigError, InputError, InvalidRequestError, OutputExistsError, StoreError
+from asyncllm.errors import BatchLostError, ConfigError, InvalidRequestError, OutputExistsError, StoreError
 from asyncllm.finishing import finish
 from asyncllm.sandbox import Sandbox
 from asyncllm.types import Request, Timeouts
@@ -104,8 +105,6 @@ async def _parts(
 
 async def _file_input(plan: BatchPlan, options: CallOptions, place_options: Mapping[str, Any]) -> FileInput:
     place = place_of(plan.source, options=place_options)
-    if await place.fingerprint() is None:
-        raise InputError(f"{place.name}: there is no such input", field="source")
     first = b""
     async with place.read() as chunks:
         async for chunk in chunks:
@@ -298,7 +297,7 @@ def _checking(caller: Caller, plan: BatchPlan) -> Callable[[AnyAsk], None]:
 async def _report(
     batches: BatchStore, record: BatchRecord, status: BatchStatus, written: Written | None
 ) -> BatchReport:
-    counted = (written.tally if written is not None else await tally(batches, record)).progress(0)
+    counted = written.tally if written is not None else await tally(batches, record)
     done = record.counts.get(RowStatus.DONE, 0)
     failed = record.counts.get(RowStatus.FAILED, 0) + record.counts.get(RowStatus.ABANDONED, 0)
     total = sum(record.counts.values())
@@ -312,7 +311,7 @@ async def _report(
         input_tokens=counted.input_tokens,
         output_tokens=counted.output_tokens,
         cost_usd=counted.cost_usd,
-        errors=counted.errors,
+        errors=dict(counted.errors),
         ran_s=record.ran_s,
         output=None if written is None else written.output,
         errors_output=None if written is None else written.errors,

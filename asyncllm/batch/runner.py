@@ -145,7 +145,7 @@ class Runner(HeldRun):
                 points.reach("row.answered")
                 body = encode_answer(asked, answer)
                 await self._store.finish(self._lease, state.index, state.key, RowStatus.DONE, body)
-                self._course.tally.add(answer, None, 0)
+                self._course.tally.add(answer, None)
                 return
 
     async def _goes_on(self, row: Row, state: RowState) -> bool:

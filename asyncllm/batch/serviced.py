@@ -151,7 +151,7 @@ class ServicedRunner(HeldRun):
         if outcome.response is not None:
             body = encode_answer(asked, outcome.response)
             await self._store.finish(self._lease, state.index, state.key, RowStatus.DONE, body)
-            self._course.tally.add(outcome.response, None, 0)
+            self._course.tally.add(outcome.response, None)
         elif outcome.error is not None and not (self._ended is not None and _is_unasked(outcome.error)):
             await self._end(state, outcome.error, RowStatus.FAILED)
         self._course.tell(in_flight=self._in_flight)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from itertools import count
 from typing import Any
@@ -12,6 +11,7 @@ import msgspec
 from asyncllm.batch.evaluator import ToolConfig, evaluate
 from asyncllm.batch.rows import Answer, AnyAsk
 from asyncllm.batch.runner import Ask
+from asyncllm.calls import converted
 from asyncllm.errors import InvalidRequestError
 from asyncllm.sandbox import Sandbox
 from asyncllm.types import Request, Response
@@ -23,14 +23,7 @@ def tool_config_of(given: ToolConfig | Mapping[str, Any]) -> ToolConfig:
     """Raises `InvalidRequestError` naming the field that cannot be right."""
     if isinstance(given, ToolConfig):
         return given
-    try:
-        return msgspec.convert(given, ToolConfig)
-    except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, InvalidRequestError):
-            raise error.__cause__ from None
-        named = re.search(r"`\$\.(\w+)`|field `(\w+)`", str(error))
-        field = f"tool_config.{named[1] or named[2]}" if named else "tool_config"
-        raise InvalidRequestError(f"{field}: {str(error)[:200]}", field=field) from None
+    return converted(given, ToolConfig, "tool_config", within="tool_config.")
 
 
 def check_evaluable(asked: AnyAsk) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 from asyncllm.batch.batch import CONCURRENCY, Batch, BatchProgress, BatchResult, OnProgress, Order
 from asyncllm.batch.calls import BatchCalls
 from asyncllm.batch.fanout import Source
-from asyncllm.batch.inputs import BatchInput
+from asyncllm.batch.items import BatchInput
 from asyncllm.batch.options import Location, RunOptions
 from asyncllm.batch.report import BatchReport
 from asyncllm.batch.template import Template

@@ -27,6 +27,7 @@ from asyncllm.batch_http import (
     LOOK,
     abandoned,
     check_batch,
+    check_day,
     check_id,
     check_room,
     create_once,
@@ -50,7 +51,6 @@ from asyncllm_anthropic.replies import read_message
 
 __all__ = ["AnthropicWithBatches"]
 
-_DAY_S = 24 * 3600
 _HEAD, _TAIL = b'{"requests":[', b"]}"
 
 
@@ -142,10 +142,7 @@ class AnthropicWithBatches(Anthropic):
         for field in ("labels", "priority"):
             if getattr(batch, field):
                 raise unsupported(field, "the service has none for batches; leave it out", backend=self._name)
-        if batch.max_runtime_s not in (None, _DAY_S):
-            raise unsupported(
-                "max_runtime_s", f"the service gives every batch {_DAY_S} seconds; leave it out", backend=self._name
-            )
+        check_day(batch, backend=self._name)
         if "requests" in batch.extra:
             raise InvalidRequestError("the requests of a batch are its items", field="extra")
 

@@ -30,6 +30,7 @@ from asyncllm.batch_http import (
     LOOK,
     abandoned,
     check_batch,
+    check_day,
     check_id,
     check_room,
     create_once,
@@ -57,7 +58,6 @@ __all__ = ["OpenAIWithBatches"]
 
 _JSON = "application/json"
 _LABELS = 15  # of 16 pairs, one of which is the token
-_DAY_S = 24 * 3600
 _PAGE = 100
 _UPLOADS = 3
 _UNREAD = {"pending", "running", "importing", "notrunning"}  # what Azure says of a file that it has yet to read
@@ -175,10 +175,7 @@ class OpenAIWithBatches(OpenAI):
     def _check_options(self, batch: BatchRequest) -> None:
         if batch.priority is not None:
             raise unsupported("priority", "the service has none for batches", backend=self._name)
-        if batch.max_runtime_s not in (None, _DAY_S):
-            raise unsupported(
-                "max_runtime_s", f"the service gives every batch {_DAY_S} seconds; leave it out", backend=self._name
-            )
+        check_day(batch, backend=self._name)
         if "metadata" in batch.extra:
             raise InvalidRequestError("metadata of a batch is given as labels", field="extra")
         right = all(len(name) <= 64 and len(value) <= 512 for name, value in batch.labels.items())

@@ -22,6 +22,7 @@ from asyncllm.batch.places.protocol import Write
 from asyncllm.batch.spool import PIECE
 from asyncllm.batch.threads import in_thread
 from asyncllm.errors import InputError, OutputExistsError, WriteError
+from asyncllm.workspace.folder import sync_folder
 
 __all__ = ["LocalPlace"]
 
@@ -163,7 +164,7 @@ class _Draft:
                 self._link()
                 self._draft.unlink()
             self._draft = None
-            self._sync_folder()
+            sync_folder(self._target.parent)
         except OSError as error:
             self._refuse(error)
 
@@ -236,16 +237,6 @@ class _Draft:
                 "not to be written over; write with overwrite=True (--overwrite), or to another folder",
                 code=errno.errorcode.get(error.errno),
             ) from error
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self._target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # the answer of file systems that have nothing to sync there
-                raise
-        finally:
-            os.close(folder)
 
     def _refuse_to_replace(self) -> NoReturn:
         raise OutputExistsError(
