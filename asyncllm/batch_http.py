@@ -90,12 +90,15 @@ def check_id(item: BatchItem) -> None:
         raise InvalidRequestError("the id of an item is 1 to 64 letters, digits, - and _", field="id")
 
 
-def check_batch(batch: BatchRequest, limits: BatchLimits) -> list[BatchItem]:
-    """The items of `batch`, each with a request for its model, as a whole reply.
+def check_batch(batch: BatchRequest, limits: BatchLimits, *, is_filed: bool = False) -> list[BatchItem]:
+    """The items of `batch`, each with a request for its model, as a whole reply; `is_filed` for `FiledBatches`.
 
     Raises `InvalidRequestError` for no item, for too many, for an id that is none or is there twice, for a second
-    model, for chats and text completions together, and for a token that no service would keep.
+    model, for chats and text completions together, for a token that no service would keep, and for a file of outcomes
+    that the service would not write.
     """
+    if batch.output is not None and not is_filed:
+        raise InvalidRequestError("this service gives outcomes itself and writes no file: leave it out", field="output")
     if not _TOKEN.fullmatch(batch.token):
         raise InvalidRequestError("the token of a batch is 1 to 256 printable ASCII characters", field="token")
     if not batch.items:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -130,21 +130,27 @@ def _choice(asked: dict[str, Any], index: int, text: str, finish: str | None, ho
 
 
 class Jobs:
-    """A gateway that works off batches too: each look at a job moves it one step further."""
+    """A gateway that works off batches too: each look at a job moves it one step further.
 
-    def __init__(self, *steps: str) -> None:
+    Its model repeats what it is told, and refuses what begins with `refuse`. `put` is where outcomes are written.
+    """
+
+    def __init__(self, *steps: str, put: Callable[[str, bytes], object] | None = None) -> None:
         self.steps = steps or ("queued", "running", "completed")
+        self.files: dict[str, bytes] = {}
+        self._put = put or self.files.__setitem__
         self.jobs: dict[str, dict[str, Any]] = {}
+        self._asked: dict[str, dict[str, Any]] = {}
         self.lose: list[str] = []
         """What happens to the next creations: `before` it, or `after` it, the connection goes; `500` is an answer."""
         self.truncate: list[int] = []
-        """Nothing: a gateway has no results to break off."""
+        """After how many bytes the next files break off, one each."""
         self.created = 0
 
     def finish(self) -> None:
         """Every job is over."""
-        for job in self.jobs.values():
-            job["status"] = self.steps[-1]
+        for id_ in self.jobs:
+            self._move(id_, self.steps[-1])
 
     def __call__(self, request: SeenRequest) -> Sequence[Op]:
         parts = request.path.removeprefix("/llm-engine").strip("/").split("/")
@@ -154,14 +160,15 @@ class Jobs:
             case "POST", "v2", "batch-completions":
                 return self._create(request, is_v1=False)
             case "GET", "v2", "batch-completions", id_ if id_ in self.jobs:
-                job = self.jobs[id_]
-                at = self.steps.index(job["status"])
-                shown = {**job, "status": self.steps[min(at + 1, len(self.steps) - 1)]}
-                self.jobs[id_] = shown
-                return [Status(body=msgspec.json.encode({"job": shown}))]
+                status = self.jobs[id_]["status"]
+                if status in self.steps:
+                    self._move(id_, self.steps[min(self.steps.index(status) + 1, len(self.steps) - 1)])
+                return [Status(body=msgspec.json.encode({"job": self.jobs[id_]}))]
             case "POST", "v2", "batch-completions", id_, "actions", "cancel":
-                told = {"success": id_ in self.jobs and self.jobs[id_]["status"] in ("queued", "running")}
-                return [Status(body=msgspec.json.encode(told))]
+                goes_on = id_ in self.jobs and self.jobs[id_]["status"] in ("queued", "running")
+                if goes_on:
+                    self._move(id_, "cancelled")
+                return [Status(body=msgspec.json.encode({"success": goes_on}))]
             case _, *_ if "batch-completions" in parts:
                 return [refusal(404, "The specified job is not found")]
             case _:
@@ -180,11 +187,43 @@ class Jobs:
             "priority": asked.get("priority"), "created_at": "2026-01-01T00:00:00", "completed_at": None,
             "expires_at": "2026-01-02T00:00:00", "metadata": {"labels": {"deep": []}},
         }  # fmt: skip
+        self._asked[id_] = asked
         if fate == "after":
             return [Rst()]
         if fate:
             return [refusal(int(fate), "it broke")]
         return [Status(body=msgspec.json.encode({"job_id": id_} if is_v1 else self.jobs[id_]))]
+
+    def _move(self, id_: str, status: str) -> None:
+        """A job is at `status`; one that is completed has its outcomes written, unless its items are in a file."""
+        was, self.jobs[id_]["status"] = self.jobs[id_]["status"], status
+        asked = self._asked[id_]
+        if status == was or status != "completed" or "content" not in asked:
+            return
+        content = msgspec.json.encode([*_worked_off(asked["content"])])
+        self._put(asked["output_data_path"], content[: self.truncate.pop(0)] if self.truncate else content)
+
+
+def _worked_off(content: Any) -> Iterator[dict[str, Any]]:
+    """Outcomes of the content of a batch: V1's of an object, V2's of a list."""
+    if isinstance(content, dict):
+        for prompt in content["prompts"]:
+            yield _body(_complete({**content, "prompt": prompt}, stream=False))["output"]
+        return
+    for asked in content:
+        told = asked["prompt"] if "prompt" in asked else asked["messages"][-1]["content"]
+        if told.startswith("refuse"):
+            message = f"this is refused: {told}"
+            yield {"error": {"message": message, "type": "BadRequestError", "param": None, "code": 400}}
+            continue
+        yield _body(_v2(asked))
+
+
+def _body(ops: Sequence[Op]) -> Any:
+    (reply,) = ops
+    assert isinstance(reply, Status)
+    assert reply.body is not None
+    return msgspec.json.decode(reply.body)
 
 
 class V1Dialect:

@@ -18,7 +18,7 @@ from asyncllm.collect import collect
 from asyncllm.dialect import Flavor, read_embeddings, read_reply, write_chat, write_completion, write_embeddings
 from asyncllm.dialect.answers import write_chat_reply, write_completion_reply, write_embeddings_reply
 from asyncllm.dialect.faults import status_of, write_error
-from asyncllm.dialect.outcomes import read_output_item, read_output_line, write_failure
+from asyncllm.dialect.outcomes import read_output_line, write_failure
 from asyncllm.dialect.served import read_chat_request, read_completion_request, read_embeddings_request
 from asyncllm.errors import (
     APIError,
@@ -28,7 +28,6 @@ from asyncllm.errors import (
     InputError,
     InternalServerError,
     InvalidRequestError,
-    QuotaExceededError,
     RateLimitError,
     ResponseValidationError,
     RowAbandonedError,
@@ -647,23 +646,8 @@ def test_a_line_with_neither_reply_nor_error_has_no_result() -> None:
     assert error.code == "no_result"
 
 
-@pytest.mark.parametrize("item", [b"null", b" null\n", b'{"object":"list"}', b'{"object":"list","data":[{}]}', b"5"])
-def test_an_item_without_an_answer_is_an_error(item: bytes) -> None:
-    result = read_output_item(item)
-
-    assert (result.answer, isinstance(result.error, AsyncLLMError)) == (None, True)
-
-
-def test_an_item_with_an_error_object_is_what_it_means() -> None:
-    item = b'{"error":{"message":"m","type":"insufficient_quota","param":null,"code":429}}'
-
-    error = read_output_item(item).error
-
-    assert type(error) is QuotaExceededError
-    assert error.status == 429
-
-
 @given(st.binary(max_size=60) | json_values.map(msgspec.json.encode))
 def test_no_line_of_results_raises(content: bytes) -> None:
-    for result in (read_output_line(content), read_output_item(content)):
-        assert (result.answer is None) != (result.error is None)
+    result = read_output_line(content)
+
+    assert (result.answer is None) != (result.error is None)

@@ -10,7 +10,7 @@ from asyncllm.testing import Status
 from batch_talks import batch, serving, text
 from llmengine_server import Jobs
 
-OUT = {"output_data_path": "s3://bucket/out.json"}
+OUT = "s3://bucket/out.json"
 
 
 @pytest.mark.parametrize(("fate", "made"), [("before", 0), ("after", 1), ("500", 1)])
@@ -19,7 +19,7 @@ async def test_a_creation_whose_answer_is_lost_is_not_sent_again(fate: str, made
     jobs.lose = [fate]
     async with serving(jobs, "llmengine") as (server, backend):
         with pytest.raises(APIError) as caught:
-            await backend.create_batch(batch("hi", extra=OUT))
+            await backend.create_batch(batch("hi", output=OUT))
 
     assert caught.value.maybe_billed
     assert not caught.value.retryable
@@ -29,7 +29,7 @@ async def test_a_creation_whose_answer_is_lost_is_not_sent_again(fate: str, made
 async def test_a_reply_without_the_id_of_a_job_is_no_job() -> None:
     async with serving(lambda _: [Status(body=b'{"status": "queued"}')], "llmengine") as (_, backend):
         with pytest.raises(ResponseValidationError) as caught:
-            await backend.create_batch(batch("hi", extra=OUT))
+            await backend.create_batch(batch("hi", output=OUT))
 
     assert caught.value.maybe_billed
 
@@ -38,7 +38,7 @@ async def test_nobody_can_ask_for_a_job_or_for_outcomes() -> None:
     async with serving(Jobs(), "llmengine") as (server, backend):
         with pytest.raises(UnsupportedError) as found:
             await backend.find_batch("token-1")
-        with pytest.raises(UnsupportedError, match="output_data_path") as told:
+        with pytest.raises(UnsupportedError, match="output of the batch") as told:
             async with backend.batch_outcomes("job_1"):
                 pass
 
@@ -48,7 +48,7 @@ async def test_nobody_can_ask_for_a_job_or_for_outcomes() -> None:
 
 async def test_the_size_of_an_item_is_that_of_what_is_its_own() -> None:
     async with serving(Jobs(), "llmengine") as (server, backend):
-        asked, completions = batch("hi", extra=OUT), batch("hi", make=text, extra=OUT)
+        asked, completions = batch("hi", output=OUT), batch("hi", make=text, output=OUT)
         await backend.create_batch(asked)
         chat_size, prompt_size = (backend.batch_item_size(one.items[0]) for one in (asked, completions))
 
@@ -60,4 +60,4 @@ async def test_the_size_of_an_item_is_that_of_what_is_its_own() -> None:
 async def test_a_limit_of_time_by_the_service_s_own_name_is_refused() -> None:
     async with serving(Jobs(), "llmengine") as (_, backend):
         with pytest.raises(InvalidRequestError, match="max_runtime_s"):
-            await backend.create_batch(batch("hi", extra={**OUT, "max_runtime_sec": 5}))
+            await backend.create_batch(batch("hi", output=OUT, extra={"max_runtime_sec": 5}))

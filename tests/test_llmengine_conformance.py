@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 from asyncllm.backend import Backend
 from asyncllm.testing import BackendConformance, FaultyServer, Op, SeenRequest
+from asyncllm.testing.conformance import BatchService
 from asyncllm.types import Usage
 from llmengine_server import Jobs, V1Dialect, V2Dialect, gateway
 
@@ -29,8 +29,7 @@ class Engine(BackendConformance):
     name = "llmengine"
     base_url = "http://127.0.0.1:9/llm-engine/"
     max_tokens = 64
-    batch_service = Jobs
-    batch_extra: Mapping[str, Any] = {"output_data_path": "s3://bucket/out.json"}
+    batch_service: type[BatchService] | None = Jobs
     supports = V1 | V2  # a chat goes to V2 and a completion to V1, so the one or the other takes an option
 
     @asynccontextmanager
@@ -58,6 +57,7 @@ class TestV2(Engine):
 
 class TestV1(Engine):
     chat = False
+    batch_service = None  # V1 has no form for an item that failed; what it has is seen in test_llmengine_vendor
     dialect = V1Dialect()
     # An image is no part of a text, and a request of the suite that has one is a chat.
     supports = V1 | {"chat", "image parts"}

@@ -5,7 +5,7 @@ Both are looked at from time to time until they have ended. An id is enough to l
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -24,6 +24,7 @@ __all__ = [
     "BatchState",
     "Batches",
     "DubRequest",
+    "FiledBatches",
     "JobBackend",
     "JobCall",
     "JobRequest",
@@ -168,6 +169,8 @@ class BatchRequest(Noun, frozen=True, kw_only=True):
     priority: str | None = None
     max_runtime_s: int | None = None
     """Seconds after which the service is to give up what is not done."""
+    output: str | None = None
+    """Address of the file that the service is to write the outcomes to, for `FiledBatches` and none else."""
     timeouts: Timeouts = Timeouts()
     extra: dict[str, Any] = {}
     """Options of the batch, not of its items, that only this provider knows."""
@@ -247,5 +250,21 @@ class Batches(Protocol):
 
         Raises, on entering and while iterating: `APIError`; `StreamInterrupted` where the results end in the middle;
         after the last outcome `ResponseValidationError`, where some of them cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class FiledBatches(Batches, Protocol):
+    """A backend whose service does not give outcomes: it writes them to the file that is the batch's `output`.
+
+    Whoever makes a batch fetches that file, and `batch_outcomes` refuses with `UnsupportedError`.
+    """
+
+    def read_outcomes(self, content: bytes, requests: Mapping[str, Request], /) -> Iterator[BatchOutcome]:
+        """What such a file says of the items that are `requests`, all of a batch's in the order they were sent in.
+
+        Errors of items are as `batch_outcomes` has them. Raises `ResponseValidationError`, before the first outcome,
+        where the content is none of a batch, or of another number of items.
         """
         ...

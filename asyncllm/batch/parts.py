@@ -62,6 +62,9 @@ class VendorSettings(Noun, frozen=True, kw_only=True):
     max_runtime_s: int | None = None
     timeouts: Timeouts = Timeouts()
     extra: dict[str, Any] = {}
+    output: str | None = None
+    """Where a service that does not give outcomes writes its files of them, and they are fetched: a folder that both
+    reach, as `s3://bucket/folder`, or a path from `/`."""
     part_items: int = 20_000
     """Items of one batch at the most, where the service does not want fewer."""
     in_flight: int = 2
@@ -84,6 +87,8 @@ class VendorSettings(Noun, frozen=True, kw_only=True):
             raise InvalidRequestError("in_flight is a whole number from 1 up", field="in_flight")
         if not 0 < self.interval_s <= self.longest_s:
             raise InvalidRequestError("interval_s is above zero, and longest_s not below it", field="interval_s")
+        if self.output is not None and not (self.output.startswith("/") or "://" in self.output):
+            raise InvalidRequestError("output is a folder as s3://bucket/folder, or a path from /", field="output")
 
 
 def item_id(index: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from asyncllm.backend import Batches, Clock
+from asyncllm.backend import Batches, Clock, FiledBatches
 from asyncllm.batch.evaluator import require_sandbox
 from asyncllm.batch.export import Target, Written, export, tally
 from asyncllm.batch.fanout import Source
@@ -23,7 +23,7 @@ from asyncllm.batch.held import HeldRun
 from asyncllm.batch.inputs import FileInput, GivenInput, Input
 from asyncllm.batch.items import BatchInput
 from asyncllm.batch.options import Location, RunOptions
-from asyncllm.batch.places import place_of
+from asyncllm.batch.places import Place, place_of
 from asyncllm.batch.plan import BatchPlan, remembered, seen_from, split, store_of
 from asyncllm.batch.report import BatchReport, BatchStatus, OnRunProgress
 from asyncllm.batch.rows import Answer, AnyAsk
@@ -166,7 +166,7 @@ async def run_plan(
     ask = _asking(crew.ask, plan, options)
     if plan.tool_config is not None:
         ask = evaluating(ask, plan.tool_config, require_sandbox(sandbox))
-    service = _service(caller, plan, options) if plan.via == "vendor" else None
+    service = _service(caller, plan, options, place_options) if plan.via == "vendor" else None
     parts = await _parts(plan, options, place_options, given)
     fingerprint = await parts.source.fingerprint()
     async with BatchStore(store, waits=False) as batches:
@@ -262,7 +262,7 @@ def _asking(ask_row: AskRow, plan: BatchPlan, options: CallOptions) -> Ask:
     return ask
 
 
-def _service(caller: Caller, plan: BatchPlan, options: CallOptions) -> Service:
+def _service(caller: Caller, plan: BatchPlan, options: CallOptions, place_options: Mapping[str, Any]) -> Service:
     """Who works the rows off. Raises `UnsupportedError`, `ConfigError`."""
     batches, model, clock = caller.service(plan.model)
     limit_s = plan.settings.max_runtime_s
@@ -273,7 +273,27 @@ def _service(caller: Caller, plan: BatchPlan, options: CallOptions) -> Service:
         max_runtime_s=plan.vendor.max_runtime_s or (None if limit_s is None else max(1, int(limit_s))),
         timeouts=options.get("timeouts", plan.vendor.timeouts),
     )
-    return Service(batches, model, clock, settings)
+    return Service(batches, model, clock, settings, _files(batches, settings.output, place_options))
+
+
+def _files(batches: Batches, folder: str | None, place_options: Mapping[str, Any]) -> Callable[[str], Place] | None:
+    """Where files of outcomes are, by the tokens of their batches. Raises `ConfigError`."""
+    if not isinstance(batches, FiledBatches):
+        if folder is not None:
+            raise InvalidRequestError("this service gives outcomes itself: leave output out", field="output")
+        return None
+    if folder is None:
+        raise InvalidRequestError(
+            "this service writes outcomes to files: say where both can reach them, as "
+            "vendor={'output': 's3://bucket/folder'}",
+            field="output",
+        )
+
+    def file(token: str) -> Place:
+        return place_of(f"{folder.rstrip('/')}/{token}.json", options=place_options)
+
+    file("token")  # raises what is wrong with the address now
+    return file
 
 
 def _checking(caller: Caller, plan: BatchPlan) -> Callable[[AnyAsk], None]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from asyncllm.backend import Batches, BatchItem, BatchOutcome, BatchState, Clock
+from asyncllm.backend import Batches, BatchItem, BatchOutcome, BatchState, Clock, FiledBatches
 from asyncllm.batch.codec import encode_answer
+from asyncllm.batch.filed import Filed
 from asyncllm.batch.held import HeldRun
 from asyncllm.batch.parts import Part, VendorSettings, index_of, item_id
+from asyncllm.batch.places import Place
 from asyncllm.batch.rows import Row
 from asyncllm.batch.vendor import run_vendor
 from asyncllm.errors import APIError, AsyncLLMError, RowAbandonedError, UnsupportedError
@@ -31,6 +33,14 @@ class Service(Struct, frozen=True):
     """The model of all rows, in the words of the service."""
     clock: Clock
     settings: VendorSettings
+    file: Callable[[str], Place] | None = None
+    """The place of a file of outcomes by the token of its batch, where the service writes files."""
+
+    def lent(self, tokens: Mapping[str, str]) -> Batches:
+        """`batches`, with outcomes of their files where there are some; `tokens` by the batches' ids."""
+        if self.file is None or not isinstance(self.batches, FiledBatches):
+            return self.batches
+        return Filed(self.batches, self.file, tokens)
 
 
 class ServicedRunner(HeldRun):
@@ -44,7 +54,7 @@ class ServicedRunner(HeldRun):
         super().__init__(*parts, **named)
         self._service = service
         self._held: dict[int, tuple[RowState, Request]] = {}  # rows whose outcomes are waited for
-        self._remote: dict[str, str] = {}
+        self._remote: dict[str, str] = {}  # tokens by the ids of batches that are with the service
         self._run: asyncio.Task[None] | None = None
         self._cancelling: list[asyncio.Task[None]] = []
 
@@ -54,7 +64,7 @@ class ServicedRunner(HeldRun):
         service = self._service
         async with self._source.rows() as rows:
             work = run_vendor(
-                service.batches,
+                service.lent(self._remote),
                 self._items(rows, frozenset(self._held)),
                 self,
                 clock=service.clock,
@@ -81,7 +91,7 @@ class ServicedRunner(HeldRun):
                 async for row, state in self._known(rows):
                     if row.index in wanted and isinstance(row.request, Request):
                         items[row.index] = self._item(row.request, state)
-        self._remote = {part.token: part.remote_id for part in parts if part.remote_id is not None}
+        self._remote |= {part.remote_id: part.token for part in parts if part.remote_id is not None}
         return [
             Part(
                 token=part.token,
@@ -123,7 +133,7 @@ class ServicedRunner(HeldRun):
 
     def _take_no_more(self) -> None:
         if self._ended is not None:
-            self._cancelling = [asyncio.create_task(self._cancel(remote)) for remote in self._remote.values()]
+            self._cancelling = [asyncio.create_task(self._cancel(remote)) for remote in self._remote]
 
     def _look(self, _: BatchState) -> None:
         self._course.tell(in_flight=self._in_flight)
@@ -137,7 +147,7 @@ class ServicedRunner(HeldRun):
     async def created(self, part: Part, batch_id: str, /) -> None:
         """See `Ledger`."""
         await self._store.name_part(self._lease, part.token, batch_id)
-        self._remote[part.token] = batch_id
+        self._remote[batch_id] = part.token
         if self._ended is not None:  # it was on its way when the batch was stopped
             await self._cancel(batch_id)
 
@@ -156,10 +166,10 @@ class ServicedRunner(HeldRun):
             await self._end(state, outcome.error, RowStatus.FAILED)
         self._course.tell(in_flight=self._in_flight)
 
-    async def done(self, part: Part, _: BatchState, /) -> None:
+    async def done(self, part: Part, state: BatchState, /) -> None:
         """See `Ledger`."""
         await self._store.close_part(self._lease, part.token)
-        self._remote.pop(part.token, None)
+        self._remote.pop(state.id, None)
         for index in _rows(part):
             self._held.pop(index, None)
         self._in_flight = len(self._held)

@@ -1,10 +1,9 @@
-"""Files of results to nouns: what OpenAI's batches write, and the second version of LLM Engine's.
+"""Files of results to nouns: what OpenAI's batches write.
 
 An OpenAI output, or file of errors, has one object a line: `{"id", "custom_id", "response": {"status_code",
-"request_id", "body"}, "error"}`. An output of LLM Engine is one array, an item for each request: a reply, an error
-object, or null.
+"request_id", "body"}, "error"}`.
 
-Sources: https://platform.openai.com/docs/guides/batch, https://github.com/scaleapi/llm-engine/tree/main/model-engine.
+Source: https://platform.openai.com/docs/guides/batch.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from asyncllm.rejection import rejection
 from asyncllm.scrub import scrub
 from asyncllm.types import Embeddings, Response
 
-__all__ = ["Result", "read_output_item", "read_output_line", "write_failure"]
+__all__ = ["Result", "read_output_line", "write_failure"]
 
 Answer: TypeAlias = Response | Embeddings
 
@@ -97,17 +96,13 @@ def read_output_line(line: bytes) -> Result:
     if reply.status_code >= 400:
         headers = {"x-request-id": reply.request_id} if reply.request_id else {}
         return Result(wire.custom_id, error=rejection(reply.status_code, headers, bytes(reply.body)))
-    return read_output_item(bytes(reply.body), wire.custom_id)
-
-
-def read_output_item(item: bytes, id_: str | None = None) -> Result:
-    """One reply, error object or null. What cannot be read is an error of its own, and raises nothing."""
-    if item.strip() == _NULL:
-        return Result(id_, error=_nothing())
+    body = bytes(reply.body)
+    if body == _NULL:
+        return Result(wire.custom_id, error=_nothing())
     try:
-        return Result(id_, answer=_answer(item))
+        return Result(wire.custom_id, answer=_answer(body))
     except AsyncLLMError as error:
-        return Result(id_, error=error)
+        return Result(wire.custom_id, error=error)
 
 
 def write_failure(error: AsyncLLMError) -> dict[str, str]:

@@ -6,6 +6,10 @@ Source: https://github.com/scaleapi/llm-engine (server and client). Environment:
 A text completion goes to the engine's own API (V1), whose rules are checked here, before anything is sent; a chat goes
 to its OpenAI-compatible one (V2). The model is the name of an endpoint.
 
+Batches of the service's own (`run_batch(via="vendor")`) need `vendor={"output": "s3://bucket/folder"}`, a folder that
+the service and you can reach: it writes outcomes there, and they are fetched with the credentials of `place_options` or
+the environment.
+
 A key is always needed. The vendor's client falls back on the word `root`, which a gateway without accounts takes for
 the name of a user: for one of those, say `api_key="root"` yourself.
 """

@@ -2,14 +2,14 @@
 
 Source: https://github.com/scaleapi/llm-engine (`batch_completion.py` of the server's request types).
 
-The service gives no outcomes and keeps no name of the caller's own: outcomes are in the file at `output_data_path`, in
-the order of the items. V1 takes text completions that share their options; V2 takes chats, or completions, each with
+The service gives no outcomes and keeps no name of the caller's own: it writes outcomes to the file that is the batch's
+`output`, see `outcomes`. V1 takes text completions that share their options; V2 takes chats, or completions, each with
 options of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -26,12 +26,23 @@ from asyncllm.backend import (
     JobStatus,
     require_supported,
 )
-from asyncllm.batch_http import LOOK, check_batch, check_id, create_once, fetch, path_of, read_document, unsupported
+from asyncllm.batch_http import (
+    LOOK,
+    check_batch,
+    check_id,
+    create_once,
+    fetch,
+    path_of,
+    read_document,
+    response_of,
+    unsupported,
+)
 from asyncllm.dialect.requests import encode
-from asyncllm.errors import InvalidRequestError, JobFailedError, ResponseValidationError
+from asyncllm.errors import AsyncLLMError, InvalidRequestError, JobFailedError, ResponseValidationError
 from asyncllm.types import Request
 from asyncllm_llmengine.backend import LLMEngine
 from asyncllm_llmengine.checks import check_completion
+from asyncllm_llmengine.outcomes import read_item, read_items
 from asyncllm_llmengine.requests import write_v1
 
 __all__ = ["LLMEngineWithBatches"]
@@ -55,7 +66,7 @@ _document = msgspec.json.Decoder(dict[str, Any])
 
 
 class LLMEngineWithBatches(LLMEngine):
-    """One gateway, which works off batches too; see `asyncllm.backend.Batches`."""
+    """One gateway, which works off batches too; see `asyncllm.backend.FiledBatches`."""
 
     batch_limits = BatchLimits()
 
@@ -70,9 +81,9 @@ class LLMEngineWithBatches(LLMEngine):
     async def create_batch(self, batch: BatchRequest, /) -> BatchState:
         """Start a job; see `Batches`. Its `result` is what the service tells of it.
 
-        `extra` has `output_data_path`, where the outcomes are to be written; `input_data_path` for items that are in a
-        file, `items` being empty then; and `data_parallelism`, `model_config`, `tool_config`, `cpus` and the like. The
-        key `api` says `"v1"` or `"v2"`, which is otherwise V2 for chats and what `completions` says for the rest.
+        `extra` has `input_data_path` for items that are in a file, `items` being empty then; and `data_parallelism`,
+        `model_config`, `tool_config`, `cpus` and the like. The key `api` says `"v1"` or `"v2"`, which is otherwise V2
+        for chats and what `completions` says for the rest.
         """
         is_v1, body = self._job(batch)
         path = "v1/llm/batch-completions" if is_v1 else "v2/batch-completions"
@@ -106,10 +117,25 @@ class LLMEngineWithBatches(LLMEngine):
     async def batch_outcomes(
         self, batch_id: str, requests: Mapping[str, Request] = {}, /
     ) -> AsyncGenerator[AsyncIterator[BatchOutcome]]:
-        """Refused: they are in the file at `output_data_path`, in the order of the items."""
+        """Refused: they are in the file that is the batch's `output`."""
         del batch_id, requests
-        raise unsupported("batch_outcomes", "the service writes them to the output_data_path", backend=self._name)
+        raise unsupported("batch_outcomes", "the service writes them to the output of the batch", backend=self._name)
         yield  # a generator, to be entered like any other
+
+    def read_outcomes(self, content: bytes, requests: Mapping[str, Request], /) -> Iterator[BatchOutcome]:
+        """See `FiledBatches`. A file of either version tells itself which it is of."""
+        items = read_items(content, len(requests))
+        return (
+            self._outcome(id_, asked, bytes(item)) for (id_, asked), item in zip(requests.items(), items, strict=True)
+        )
+
+    def _outcome(self, id_: str, asked: Request, item: bytes) -> BatchOutcome:
+        try:
+            limit = None if asked.is_chat else write_v1(asked, self._defaults)[0]
+            events = read_item(item, model=asked.model, sent=self._v2_body(asked)[1], limit=limit)
+            return BatchOutcome(id=id_, response=response_of(events, self._name))
+        except AsyncLLMError as error:
+            return BatchOutcome(id=id_, error=error)
 
     def _job(self, batch: BatchRequest) -> tuple[bool, dict[str, Any]]:
         """Whether a job is one of V1, and its body. Raises `InvalidRequestError`, `UnsupportedError`."""
@@ -123,7 +149,7 @@ class LLMEngineWithBatches(LLMEngine):
         self._check_version(extra, is_v1=is_v1)
         model_config: dict[str, Any] = {"model": batch.model, **cast("dict[str, Any]", config)}
         labels = {**model_config.pop("labels", {}), **batch.labels}
-        body: dict[str, Any] = {"model_config": model_config, **extra}
+        body: dict[str, Any] = {"model_config": model_config, "output_data_path": batch.output, **extra}
         if batch.items:
             body["content"] = self._content(batch, is_v1=is_v1)
         if labels:
@@ -150,7 +176,7 @@ class LLMEngineWithBatches(LLMEngine):
             raise unsupported("tool_config", "only V1 runs a tool; say api='v1'", backend=self._name)
 
     def _content(self, batch: BatchRequest, *, is_v1: bool) -> Any:
-        requests = [item.request for item in check_batch(batch, self.batch_limits)]
+        requests = [item.request for item in check_batch(batch, self.batch_limits, is_filed=True)]
         if not is_v1:
             return [Raw(self._v2_body(request)[1]) for request in requests]
         bodies = [self._v1_body(request) for request in requests]
@@ -169,16 +195,15 @@ class LLMEngineWithBatches(LLMEngine):
 
 
 def _check_paths(batch: BatchRequest, extra: dict[str, Any]) -> None:
-    given = [name for name in ("output_data_path", "input_data_path") if extra.get(name) is not None]
-    for name in given:
-        if not isinstance(extra[name], str) or not extra[name]:
+    source = extra.get("input_data_path")
+    for name, address in (("output", batch.output), ("input_data_path", source)):
+        if address is not None and (not isinstance(address, str) or not address):
             raise InvalidRequestError(f"{name} is an address such as s3://bucket/name.json", field=name)
-    if "output_data_path" not in given:
-        raise InvalidRequestError(
-            "LLM Engine writes outcomes to a file: say where in extra={'output_data_path': 's3://...'}",
-            field="output_data_path",
-        )
-    if bool(batch.items) == ("input_data_path" in given):
+    if batch.output is None:
+        raise InvalidRequestError("LLM Engine writes outcomes to a file: say where, as s3://...", field="output")
+    if "output_data_path" in extra:
+        raise InvalidRequestError("where outcomes are written is the batch's output", field="output_data_path")
+    if bool(batch.items) == (source is not None):
         raise InvalidRequestError(
             "items are either given or in the file at input_data_path: exactly one of the two", field="input_data_path"
         )

@@ -23,7 +23,7 @@ from asyncllm.rejection import broken_off
 from asyncllm.sse import ServerSentEvent
 from asyncllm.types import FinishReason, ModelInfo, TokenLogprob, Usage
 
-__all__ = ["CompletionStream", "read_completion", "read_endpoint", "read_endpoints"]
+__all__ = ["CompletionStream", "read_completion", "read_endpoint", "read_endpoints", "read_output"]
 
 _BODY_LIMIT = 65536
 _document = msgspec.json.Decoder(dict[str, Any])
@@ -42,7 +42,12 @@ def read_completion(body: bytes, *, model: str, limit: int | None, call: HttpCal
     if not isinstance(text, str):
         raise_embedded(call, body)
         raise ResponseValidationError("the reply has no `output` with a text", body=body[:_BODY_LIMIT])
-    events: list[Event] = [Started(model, _text(document.get("request_id")), body)]
+    return [Started(model, _text(document.get("request_id")), body), *read_output(text, output, limit)]
+
+
+def read_output(text: str, output: dict[str, Any], limit: int | None) -> list[Event]:
+    """Events of a text that is whole, and of what stands beside it."""
+    events: list[Event] = []
     if text:
         events.append(TextDelta(text))
     if tokens := _logprobs(output.get("tokens")):

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from asyncllm.backend import BatchOutcome
 from asyncllm.batch.formats import find_format
-from asyncllm.batch.formats.llmengine import read_output
 from asyncllm.batch.formats.protocol import Reading
 from asyncllm.batch.rows import Outcome, Row, asked_of
 from asyncllm.dialect import write_chat, write_completion
 from asyncllm.errors import BadRequestError, ContextLengthExceededError, InternalServerError, TotalTimeoutError
 from asyncllm.types import Message, Request, Response, ResponseChoice, Sampling, TokenLogprob, Usage
+from batch_talks import serving
+from llmengine_server import Jobs
 
 V1 = {
     "prompts": ["one", "two", "three"], "max_new_tokens": 8, "temperature": 0.0, "stop_sequences": ["\n"],
@@ -36,6 +38,16 @@ def output_of(format_: str, *outcomes: Outcome) -> bytes:
     writer = find_format(format_, "output.json", b"").writer()
     items = [writer.write(outcome, {})[0] for outcome in outcomes]
     return writer.begin() + b"".join(items) + writer.end()
+
+
+def asked(rows: list[Row]) -> list[Request]:
+    return [row.request for row in rows if isinstance(row.request, Request)]
+
+
+async def read(output: bytes, *requests: Request) -> list[BatchOutcome]:
+    """What an output says of the requests that it is of."""
+    async with serving(Jobs(), "llmengine") as (_, backend):
+        return list(backend.read_outcomes(output, {f"row-{index}": one for index, one in enumerate(requests)}))
 
 
 def answer(text: str) -> Response:
@@ -97,8 +109,9 @@ async def test_row_042_an_output_of_version_1_has_a_result_at_the_index_of_each_
         }
         for index in range(3)
     ]
-    assert [outcome.answer.text for outcome in read_output(output) if isinstance(outcome.answer, Response)] == [
-        "to 0", "to 1", "to 2",
+    answers = [outcome.response for outcome in await read(output, *asked(rows))]
+    assert [(answer.text, answer.finish_reason) for answer in answers if answer is not None] == [
+        ("to 0", "stop"), ("to 1", "stop"), ("to 2", "stop"),
     ]  # fmt: skip
 
 
@@ -121,12 +134,11 @@ async def test_row_042_an_output_of_version_2_has_a_reply_at_the_index_of_each_r
     chat, text = json.loads(output)
     assert (chat["object"], chat["choices"][0]["message"]["content"]) == ("chat.completion", "to 0")
     assert (text["object"], text["choices"][0]["text"]) == ("text_completion", "to 1")
-    assert [outcome.answer.text for outcome in read_output(output) if isinstance(outcome.answer, Response)] == [
-        "to 0", "to 1",
-    ]  # fmt: skip
+    outcomes = await read(output, *asked(rows))
+    assert [(one.id, one.response and one.response.text) for one in outcomes] == [("row-0", "to 0"), ("row-1", "to 1")]
 
 
-def test_row_043_an_error_object_and_a_null_are_failures_of_their_items_and_the_others_are_answers() -> None:
+async def test_row_043_an_error_object_and_a_null_are_failures_of_their_items_and_the_others_are_answers() -> None:
     reply = {
         "id": "c-1", "object": "chat.completion", "model": "m",
         "choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}],
@@ -134,15 +146,16 @@ def test_row_043_an_error_object_and_a_null_are_failures_of_their_items_and_the_
     failed = {"error": {"message": "too many", "type": "BadRequestError", "param": "max_tokens", "code": 400}}
     too_long = {"error": {"message": "too long", "type": "BadRequestError", "param": "input_tokens", "code": 400}}
 
-    outcomes = read_output(json.dumps([reply, failed, None, too_long, reply]).encode())
+    hi = Request(model="m", messages=(Message("user", "hi"),))
+    outcomes = await read(json.dumps([reply, failed, None, too_long, reply]).encode(), *[hi] * 5)
 
-    assert [outcome.index for outcome in outcomes] == [0, 1, 2, 3, 4]
+    assert [outcome.id for outcome in outcomes] == [f"row-{index}" for index in range(5)]
     assert [type(outcome.error) for outcome in outcomes] == [
         type(None), BadRequestError, InternalServerError, ContextLengthExceededError, type(None),
     ]  # fmt: skip
-    assert outcomes[1].error is not None
+    assert isinstance(outcomes[1].error, BadRequestError)
     assert (outcomes[1].error.status, outcomes[1].error.param) == (400, "max_tokens")
-    assert [outcome.answer.text for outcome in outcomes if isinstance(outcome.answer, Response)] == ["hi", "hi"]
+    assert [outcome.response.text for outcome in outcomes if outcome.response is not None] == ["hi", "hi"]
 
 
 async def test_row_043_failed_rows_are_written_in_the_same_form() -> None:
@@ -160,7 +173,8 @@ async def test_row_043_failed_rows_are_written_in_the_same_form() -> None:
     assert good["choices"][0]["text"] == "hi"
     assert (invalid["error"]["param"], invalid["error"]["code"]) == ("prompt", 400)
     assert slow == {"error": {"message": "too late", "type": "server_error", "param": None, "code": 504}}
-    assert [type(outcome.error) for outcome in read_output(output)] == [
+    text = Request(model="m", prompt="a")
+    assert [type(outcome.error) for outcome in await read(output, text, text, text)] == [
         type(None),
         BadRequestError,
         InternalServerError,

@@ -26,17 +26,16 @@ def completions(*prompts: str, extra: Mapping[str, Any] = {}, **fields: Any) -> 
     items = [
         BatchItem(f"row-{at}", Request(model="", prompt=prompt, sampling=sampling)) for at, prompt in enumerate(prompts)
     ]
-    options = {"output_data_path": OUT, **extra}
-    return BatchRequest(model="llama-2-7b", items=items, token="t-1", extra=options, **fields)
+    return BatchRequest(
+        **{"model": "llama-2-7b", "items": items, "token": "t-1", "output": OUT, "extra": dict(extra), **fields}
+    )
 
 
 def chats(*texts: str, extra: Mapping[str, Any] = {}, **fields: Any) -> BatchRequest:
     items = [
         BatchItem(f"row-{at}", Request(model="", messages=(Message("user", text),))) for at, text in enumerate(texts)
     ]
-    return BatchRequest(
-        model="llama-2-7b", items=items, token="t-1", extra={"output_data_path": OUT, **extra}, **fields
-    )
+    return BatchRequest(model="llama-2-7b", items=items, token="t-1", output=OUT, extra=dict(extra), **fields)
 
 
 async def refusal(asked: BatchRequest, **options: Any) -> AsyncLLMError:
@@ -75,7 +74,7 @@ async def test_row_036_prompts_with_options_of_their_own_are_refused_for_v1() ->
         BatchItem(f"row-{limit}", Request(model="", prompt="x", sampling=Sampling(max_tokens=limit)))
         for limit in (1, 2)
     ]
-    error = await refusal(BatchRequest(model="m", items=items, token="t", extra={"output_data_path": OUT}))
+    error = await refusal(BatchRequest(model="m", items=items, token="t", output=OUT))
 
     assert isinstance(error, UnsupportedError)
     assert "api='v2'" in error.message
@@ -105,10 +104,11 @@ async def test_row_037_items_may_be_in_a_file(api: str) -> None:
         (completions(), "input_data_path"),
         (completions("x", extra={"input_data_path": "s3://bucket/in.json"}), "input_data_path"),
         (completions(extra={"input_data_path": ""}), "input_data_path"),
-        (completions("x", extra={"output_data_path": None}), "output_data_path"),
-        (completions("x", extra={"output_data_path": 7}), "output_data_path"),
+        (completions("x", output=None), "output"),
+        (completions("x", output=7), "output"),
+        (completions("x", extra={"output_data_path": OUT}), "output_data_path"),
     ],
-    ids=["neither", "both", "empty", "no output", "odd output"],
+    ids=["neither", "both", "empty", "no output", "odd output", "two outputs"],
 )
 async def test_row_037_neither_and_both_are_refused(asked: BatchRequest, field: str) -> None:
     error = await refusal(asked)
@@ -124,7 +124,7 @@ async def test_row_038_a_batch_of_v2_has_chats_each_with_options_of_its_own() ->
     ]
     async with serving(Jobs(), "llmengine") as (server, backend):
         state = await backend.create_batch(
-            BatchRequest(model="m", items=items, token="t", extra={"output_data_path": OUT, "data_parallelism": 2})
+            BatchRequest(model="m", items=items, token="t", output=OUT, extra={"data_parallelism": 2})
         )
 
     (seen,) = server.requests

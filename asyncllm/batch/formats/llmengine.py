@@ -28,12 +28,11 @@ from asyncllm.batch.formats.lines import check_text, faulty_row, too_large
 from asyncllm.batch.formats.protocol import Reading, Writer
 from asyncllm.batch.rows import Outcome, Row
 from asyncllm.dialect.faults import status_of, write_error
-from asyncllm.dialect.outcomes import read_output_item
 from asyncllm.dialect.served import read_completion_request
 from asyncllm.errors import AsyncLLMError, InputError, InvalidRequestError
-from asyncllm.types import Message, Request, Response, ResponseChoice, TokenLogprob, Usage
+from asyncllm.types import Request, Response
 
-__all__ = ["LLMEngineV1", "LLMEngineV2", "read_output"]
+__all__ = ["LLMEngineV1", "LLMEngineV2"]
 
 T = TypeVar("T")
 
@@ -60,26 +59,11 @@ class _Kind(Struct):
         return None if self.input is UNSET else EMBEDDINGS
 
 
-class _Token(Struct):
-    token: str
-    log_prob: float
-
-
-class _TextResult(Struct, forbid_unknown_fields=True):
-    """An item of an output of version 1."""
-
-    text: str
-    num_completion_tokens: int | None = None
-    num_prompt_tokens: int | None = None
-    tokens: list[_Token] | None = None
-
-
 _items = msgspec.json.Decoder(list[msgspec.Raw])
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any = msgspec.json.Decoder(Any)
 _text = msgspec.json.Decoder(str)
 _kind = msgspec.json.Decoder(_Kind)
-_text_result = msgspec.json.Decoder(_TextResult)
 _BYTE = re.compile(r"\(byte (\d+)\)")
 _encode = msgspec.json.Encoder().encode
 
@@ -148,15 +132,6 @@ class _Writer:
 
     def end(self) -> bytes:
         return b"\n]\n"
-
-
-def read_output(content: bytes) -> list[Outcome]:
-    """The outcomes of an output of either version, each at the index of its request.
-
-    Raises `InputError` for a content that is no list.
-    """
-    items = _decoded(_items, content, "the output", "a list of results")
-    return [_outcome(bytes(item), index) for index, item in enumerate(items)]
 
 
 # -- reading -----------------------------------------------------------------------------------------------------
@@ -269,23 +244,3 @@ def _write_v2(outcome: Outcome) -> object:
     # The status stands where OpenAI has its word, which says more than the type.
     body["error"] |= {"code": status_of(outcome.error), "type": word or body["error"]["type"]}
     return body
-
-
-# -- reading outputs ---------------------------------------------------------------------------------------------
-
-
-def _outcome(item: bytes, index: int) -> Outcome:
-    try:
-        return Outcome(index=index, answer=_response(_text_result.decode(item)))
-    except _UNREADABLE:
-        result = read_output_item(item)
-        return Outcome(index=index, answer=result.answer, error=result.error)
-
-
-def _response(result: _TextResult) -> Response:
-    tokens = result.tokens
-    logprobs = None if tokens is None else tuple(TokenLogprob(one.token, one.log_prob) for one in tokens)
-    return Response(
-        choices=(ResponseChoice(0, Message("assistant", result.text), logprobs=logprobs),),
-        usage=Usage(input_tokens=result.num_prompt_tokens, output_tokens=result.num_completion_tokens),
-    )

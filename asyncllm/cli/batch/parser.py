@@ -100,7 +100,8 @@ def _add_run(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="with --via vendor: part_items, in_flight, interval_s, timeout_s, ...; repeatable",
+        help="with --via vendor: part_items, in_flight, interval_s, timeout_s, ..., and for LLM Engine output, the "
+        "folder in an object store that it writes outcomes to; repeatable",
     )
     group.add_argument(
         "--tool-config",

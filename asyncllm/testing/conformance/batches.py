@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from asyncllm.backend import Batches, BatchItem, BatchOutcome, BatchRequest
+import msgspec
+
+from asyncllm.backend import Batches, BatchItem, BatchOutcome, BatchRequest, BatchState, FiledBatches
 from asyncllm.errors import (
     APIError,
     ConfigError,
     InvalidRequestError,
     NotFoundError,
+    ResponseValidationError,
     StreamInterrupted,
     UnsupportedError,
 )
@@ -50,6 +53,14 @@ class BatchService(Protocol):
         ...
 
 
+@runtime_checkable
+class FilingService(BatchService, Protocol):
+    """The service behind a backend that has `FiledBatches`."""
+
+    files: Mapping[str, bytes]
+    """What it has written, by the addresses that batches give."""
+
+
 class BatchChecks(Subject):
     """pytest does not collect these for a subject without a `batch_service`."""
 
@@ -58,10 +69,10 @@ class BatchChecks(Subject):
 
         async def body(backend: Batches, service: BatchService, _: FaultyServer) -> None:
             asked = self._batch("one", f"refuse {_CANARY}", "three")
-            made = await backend.create_batch(asked)
+            made = await _create(backend, asked)
             assert made.id, "a batch has no id"
             service.finish()
-            found = await self._outcomes(backend, made.id, asked)
+            found = await self._outcomes(backend, service, made.id, asked)
             if found is None:
                 return
             assert sorted(one.id for one in found) == ["a-0", "a-1", "a-2"], "outcomes are missing, or too many"
@@ -77,10 +88,10 @@ class BatchChecks(Subject):
 
         async def body(backend: Batches, service: BatchService, _: FaultyServer) -> None:
             asked = self._batch(f"refuse {_CANARY}")
-            made = await backend.create_batch(asked)
+            made = await _create(backend, asked)
             service.finish()
-            for known in (asked, self._batch()):
-                for one in await self._outcomes(backend, made.id, known) or ():
+            for known in (asked,) if isinstance(backend, FiledBatches) else (asked, self._batch()):
+                for one in await self._outcomes(backend, service, made.id, known) or ():
                     assert one.error is not None, "an item that was refused has no error"
                     said = f"{one.error} {one.error!r} {one!r}"
                     assert _CANARY not in said, "the error of an item repeats the prompt"
@@ -91,8 +102,8 @@ class BatchChecks(Subject):
         """The one that was made with it, and none for another token."""
 
         async def body(backend: Batches, _: BatchService, __: FaultyServer) -> None:
-            made = await backend.create_batch(self._batch("one"))
-            await backend.create_batch(self._batch("two", token="token-2"))  # noqa: S106  # a name
+            made = await _create(backend, self._batch("one"))
+            await _create(backend, self._batch("two", token="token-2"))  # noqa: S106  # a name
             try:
                 found, none = await backend.find_batch("token-1"), await backend.find_batch("token-3")
             except UnsupportedError as error:
@@ -112,7 +123,7 @@ class BatchChecks(Subject):
                 service.lose = [fate]
                 failure: APIError | None = None
                 try:
-                    await backend.create_batch(self._batch("one"))
+                    await _create(backend, self._batch("one"))
                 except APIError as error:
                     failure = error
                 assert failure is not None, f"a creation whose connection goes {fate} it succeeds"
@@ -130,7 +141,7 @@ class BatchChecks(Subject):
             for items in ([BatchItem("a", one), BatchItem("a", one)], [BatchItem("a b", one)], []):
                 refusal: ConfigError | UnsupportedError | None = None
                 try:
-                    await backend.create_batch(self._batch(items=items))
+                    await _create(backend, self._batch(items=items))
                 except (InvalidRequestError, UnsupportedError) as error:
                     refusal = error
                 assert refusal is not None, f"a batch of {len(items)} items that cannot be right is sent"
@@ -143,13 +154,15 @@ class BatchChecks(Subject):
         """What is read of them is no whole."""
 
         async def body(backend: Batches, service: BatchService, _: FaultyServer) -> None:
-            made = await backend.create_batch(self._batch("one", "two", "three"))
-            service.finish()
+            asked = self._batch("one", "two", "three")
+            made = await _create(backend, asked)
             service.truncate = [40]
-            interruption: StreamInterrupted | None = None
+            service.finish()
+            interruption: APIError | None = None
+            broken = ResponseValidationError if isinstance(backend, FiledBatches) else StreamInterrupted
             try:
-                found = await self._outcomes(backend, made.id, self._batch("one", "two", "three"))
-            except StreamInterrupted as error:
+                found = await self._outcomes(backend, service, made.id, asked)
+            except broken as error:
                 interruption, found = error, []
             assert found is None or interruption is not None, "results that break off pass for whole ones"
 
@@ -175,13 +188,17 @@ class BatchChecks(Subject):
         token: str = "token-1",  # noqa: S107  # a name
     ) -> BatchRequest:
         made = [BatchItem(f"a-{at}", self.request(text, stream=False)) for at, text in enumerate(texts)]
-        return BatchRequest(
-            model=self.model, items=made if items is None else items, token=token, extra=dict(self.batch_extra)
-        )
+        return BatchRequest(model=self.model, items=made if items is None else items, token=token)
 
-    async def _outcomes(self, backend: Batches, id_: str, asked: BatchRequest) -> list[BatchOutcome] | None:
+    async def _outcomes(
+        self, backend: Batches, service: BatchService, id_: str, asked: BatchRequest
+    ) -> list[BatchOutcome] | None:
         """All outcomes, or `None` from a backend that refuses them by name."""
         requests = {item.id: item.request for item in asked.items}
+        if isinstance(backend, FiledBatches):
+            assert isinstance(service, FilingService), "the `batch_service` of `FiledBatches` has no files"
+            (content,) = service.files.values()
+            return list(backend.read_outcomes(content, requests))
         try:
             async with backend.batch_outcomes(id_, requests) as outcomes:
                 return [outcome async for outcome in outcomes]
@@ -204,3 +221,10 @@ class BatchChecks(Subject):
         async with FaultyServer(service) as server, self.connected(base_url=server.url + path) as backend:
             assert isinstance(backend, Batches), "a subject with a `batch_service` has no batches"
             yield backend, service, server
+
+
+async def _create(backend: Batches, batch: BatchRequest) -> BatchState:
+    """Hand a batch over, which names its file where there is one."""
+    if isinstance(backend, FiledBatches):
+        batch = msgspec.structs.replace(batch, output=f"s3://bucket/{batch.token}.json")
+    return await backend.create_batch(batch)

@@ -69,8 +69,6 @@ class Subject:
     collected too; `OpenAIDialect()` is that of OpenAI and its like."""
     batch_service: type[BatchService] | None = None
     """The class of the service behind a backend that has `Batches`; with it, their checks are collected too."""
-    batch_extra: Mapping[str, Any] = {}
-    """`BatchRequest.extra` of every batch, where a service takes none without."""
     huge_prompt: str = "one two three four " * 5000
     """A prompt longer than most models take: it is answered or refused as too long."""
     rounds: int = 6
