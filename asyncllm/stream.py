@@ -32,7 +32,7 @@ from asyncllm.watchdog import Watchdog
 __all__ = ["Candidate", "Stream", "TextStream"]
 
 
-class Candidate(Struct, frozen=True):
+class Candidate(Struct, frozen=True, gc=False):
     """One place that a call may go to."""
 
     place: Place

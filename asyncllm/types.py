@@ -408,7 +408,7 @@ class Limits(Noun, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 )
 
 
-class Request(Noun, frozen=True, kw_only=True):
+class Request(Noun, frozen=True, kw_only=True, gc=False):
     """One generation, as a backend receives it. A chat has `messages`, a text completion has `prompt`."""
 
     model: str

@@ -19,7 +19,7 @@ _PLAIN_HEADERS = frozenset((*_PLAIN, *(name.lower() for name in _PLAIN)))
 _SECRET_LENGTH = 6  # a shorter value is a flag or a number, and would be blanked out of every text
 
 
-class HttpCall(Noun, frozen=True, kw_only=True):
+class HttpCall(Noun, frozen=True, kw_only=True, gc=False):
     """One HTTP request, complete: nothing below adds to it but what HTTP itself needs."""
 
     url: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Unpack, cast, overload
 
 import msgspec
@@ -57,7 +57,7 @@ class BatchCalls(ABC):
         """
         given = cast("CallOptions", {"timeouts": self._patient, **options})
 
-        def ask(item: BatchInput) -> Any:
+        def ask(item: BatchInput) -> Awaitable[Response]:
             return self._of_item(item, given)
 
         return Batch(requests, ask, concurrency=concurrency, order=order, drain_s=drain_s, progress=progress)
@@ -122,7 +122,8 @@ class BatchCalls(ABC):
         """Deadlines of calls that stand in line for as long as it takes, where nobody says how long."""
         return msgspec.structs.replace(self._timeouts, pool_s=None)
 
-    async def _of_item(self, item: BatchInput, options: CallOptions) -> Response:
+    def _of_item(self, item: BatchInput, options: CallOptions) -> Awaitable[Response]:
+        # No coroutine of its own: each is one more object that the collector looks at, times the calls under way.
         if isinstance(item, Request):
             beside = options.keys() - {"model", "timeouts"}
             if beside:
@@ -131,12 +132,12 @@ class BatchCalls(ABC):
                 )
             if item.timeouts == Timeouts():
                 item = msgspec.structs.replace(item, timeouts=options.get("timeouts", item.timeouts))
-            return await self._ask_row(item, item.model or options.get("model"))
+            return self._ask_row(item, item.model or options.get("model"))
         if not isinstance(item, Mapping):
-            return await self.chat(item, **options)
+            return self.chat(item, **options)
         is_chat, prompt, own = parted(item)
         merged = cast("CallOptions", {**options, **own})
-        return await (self.chat(prompt, **merged) if is_chat else self.complete(prompt, **merged))
+        return self.chat(prompt, **merged) if is_chat else self.complete(prompt, **merged)
 
     @overload
     async def _ask_row(self, asked: Request, model: Model | None) -> Response: ...
