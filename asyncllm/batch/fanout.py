@@ -81,8 +81,8 @@ class FanOut(Generic[T, R]):
         """Cancel what is under way. Iteration ends with what has come to its end."""
         self._crew.abandon()
 
-    async def aclose(self, drain_s: float = 0) -> list[R]:
-        """End it all, giving what is under way `drain_s` seconds to finish, and return the results nobody has read.
+    async def aclose(self, drain_s: float = 0) -> None:
+        """End it all, giving what is under way `drain_s` seconds to finish.
 
         Cancelled, it goes on to its end and is cancelled then.
         """
@@ -93,7 +93,10 @@ class FanOut(Generic[T, R]):
         await finish(ending, drain_s + _CANCEL_S)
         if self._end is not None:
             self._end.detach()
-        return crew.rest()
+
+    def rest(self) -> list[R]:
+        """After the end: results that nobody has read, each told once."""
+        return self._crew.rest()
 
 
 def _drop(loop: asyncio.AbstractEventLoop, crew: _Crew[Any, Any]) -> None:
