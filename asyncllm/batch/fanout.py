@@ -64,6 +64,7 @@ class FanOut(Generic[T, R]):
         while not crew.has_next():
             if crew.error is not None:
                 await crew.cancel()
+                self._end.detach()  # or what it holds, the error's traceback, would hold this object for ever
                 raise crew.error
             if crew.is_done():
                 if crew.source_error is not None:

@@ -118,6 +118,4 @@ def _ended(job_id: str | None) -> AsyncLLMError:
             retryable=False,
             maybe_billed=True,
         )
-    return JobTimeoutError(
-        f"the batch ended before the job was over; it goes on, and client.job({job_id!r}) finds it"
-    )
+    return JobTimeoutError(f"the batch ended before the job was over; it goes on, and client.job({job_id!r}) finds it")
