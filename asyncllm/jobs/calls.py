@@ -143,8 +143,8 @@ class JobCalls(ABC):
         `progress` are as in `batch`. What goes wrong with one item is the `error` of its result, with the `job_id` if
         there is a job, and `maybe_billed` where there may be one.
 
-        Leaving early ends no job: `unread` of the batch has the ids. `drain_s` lets what is being submitted come to an
-        id.
+        Leaving early ends no job: once `aclose`, or an `async with` around it, has ended the batch, its `unread` has
+        the ids. `drain_s` lets what is being submitted come to an id.
 
         Raises `InvalidRequestError` for arguments that cannot be right; while iterating, what `items` raises, after the
         results of all that it gave before, and at once, where `submit` gives no `Job` or raises what is no
