@@ -146,7 +146,7 @@ if TYPE_CHECKING:
     from asyncllm.hooks.logs import LogCalls
     from asyncllm.hooks.otel import OpenTelemetry
     from asyncllm.hooks.usage import AfterCall, CallRecord, Gate, Totals
-    from asyncllm.jobs import Job
+    from asyncllm.jobs import Job, JobBatch, JobResult
     from asyncllm.media_calls import ImageStream, SpeechStream
     from asyncllm.middleware.hedge import Hedge
     from asyncllm.middleware.limits import Limiter
@@ -220,7 +220,9 @@ __all__ = [
     "InternalServerError",
     "InvalidRequestError",
     "Job",
+    "JobBatch",
     "JobFailedError",
+    "JobResult",
     "JobTimeoutError",
     "JsonSchema",
     "Limiter",
@@ -337,6 +339,8 @@ _LAZY = {
     "Hook": "asyncllm.hooks",
     "ImageStream": "asyncllm.media_calls",
     "Job": "asyncllm.jobs",
+    "JobBatch": "asyncllm.jobs",
+    "JobResult": "asyncllm.jobs",
     "Limiter": "asyncllm.middleware.limits",
     "LogCalls": "asyncllm.hooks.logs",
     "MemoryCache": "asyncllm.cache",

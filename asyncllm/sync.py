@@ -11,7 +11,8 @@ import asyncio
 import os
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from threading import Lock, Thread, current_thread
 from types import TracebackType
@@ -76,11 +77,22 @@ class _Runner:
                 "wait for itself: use asyncllm.Client there"
             )
         future = self._started().start_task_soon(call)
+        if (calls := _CALLS.get()) is not None:
+            calls.add(future)
         try:
             return future.result()
         except BaseException:
             future.cancel()  # of no effect on a call that failed by itself
             raise
+
+    async def in_thread(self, threads: Executor, code: Callable[[], T]) -> T:
+        """Over there: run code that may wait for calls in one of the `threads`. Cancelled, such a call is ended."""
+        calls, context = _Calls(), copy_context()
+        context.run(_CALLS.set, calls)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(threads, context.run, code)
+        finally:
+            calls.end()
 
     def close(self) -> None:
         """End the loop and its thread."""
@@ -99,6 +111,29 @@ class _Runner:
                 self._portal = ready.result()
                 self._end = weakref.finalize(self, _end, self._portal, thread, self._pid)
             return self._portal
+
+
+class _Calls:
+    """Calls that code in a thread waits for, so that they can be ended from outside it."""
+
+    def __init__(self) -> None:
+        self._futures: list[Future[Any]] = []
+        self._has_ended = False
+
+    def add(self, future: Future[Any]) -> None:
+        """There is one more. It is ended at once if all of them have been."""
+        self._futures.append(future)
+        if self._has_ended:
+            future.cancel()
+
+    def end(self) -> None:
+        """End those that still run, and any that is yet to come."""
+        self._has_ended = True
+        for future in self._futures:
+            future.cancel()
+
+
+_CALLS: ContextVar[_Calls | None] = ContextVar("asyncllm_calls_of_thread", default=None)
 
 
 async def _serve(ready: Future[BlockingPortal]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Executor
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -22,6 +23,10 @@ class Runner(Protocol):
 
     def run(self, call: Callable[[], Awaitable[T]], /) -> T:
         """Await `call()` over there and return its result here."""
+        ...
+
+    async def in_thread(self, threads: Executor, code: Callable[[], T], /) -> T:
+        """Over there: run code that may wait for calls in one of the `threads`. Cancelled, such a call is ended."""
         ...
 
 

@@ -351,6 +351,27 @@ def test_a_batch_that_nobody_reads_asks_nothing_and_holds_nothing() -> None:
     run_virtual(main())
 
 
+def test_a_batch_that_an_error_of_the_program_has_ended_is_freed() -> None:
+    class Broken(Service):
+        async def aclose(self) -> None:
+            pass
+
+        def open(self, request: Request, /) -> Any:
+            raise KeyError("broken")
+
+    async def main() -> None:
+        async with Client(backend=Broken(), retry=None) as client:
+            batch = client.batch(["a"])
+            gone = weakref.ref(batch._fan_out)
+            with suppress(KeyError):
+                await anext(batch)
+            del batch
+            gc.collect()
+            assert gone() is None
+
+    run_virtual(main())
+
+
 def test_stopping_ends_the_batch_after_what_is_under_way() -> None:
     async def main() -> None:
         async with serving() as (client, _):

@@ -105,6 +105,7 @@ NEIGHBOURS = {
     ("dialect", "sse"),
     ("config", "backend"),
     ("client", "routes"),
+    ("jobs", "batch"),  # many jobs go through the one fan-out
     ("jobs", "media_calls"),  # how pictures and recordings are given
     ("jobs", "once"),
     ("jobs", "routes"),

@@ -8,8 +8,10 @@ from typing import TypedDict, assert_type
 
 import asyncllm
 from asyncllm import (
+    BatchResult,
     Choice,
     Client,
+    Dub,
     Embeddings,
     Event,
     Finished,
@@ -18,6 +20,7 @@ from asyncllm import (
     Image,
     ImageFrame,
     Images,
+    JobResult,
     Line,
     MediaFile,
     Message,
@@ -38,6 +41,7 @@ from asyncllm import (
     ToolStarted,
     Transcript,
     Verdict,
+    Video,
 )
 from asyncllm.backend import Backend, Config, Connect, Context
 from asyncllm.events import Events
@@ -112,6 +116,14 @@ async def calls() -> None:
                         assert_type(told, Event)
             assert_type(tools.run, ToolRun)
         assert_type(await client.list_models("openai"), Sequence[ModelInfo])
+        async for film in client.batch_jobs(["a"], lambda text: client.submit_video(text, seconds=8), timeout=600):
+            assert_type(film, JobResult[Video])
+            assert_type(film.result, Video | None)
+        async for dub in client.batch_jobs([b"a"], lambda sound: client.submit_dub(sound, "es"), order="completion"):
+            assert_type(dub.unwrap(), Dub)
+        assert_type(client.batch_jobs(["a"], client.submit_video).unread, tuple[JobResult[Video], ...])
+        async for done in client.batch(["a"]):
+            assert_type(done.unwrap(), Response)
 
 
 class Named(TypedDict):
@@ -135,6 +147,10 @@ def synchronous_calls() -> None:
             for event in stream:
                 assert_type(event, Event)
         assert_type(client.transcribe(b"RIFF", verbose=True), Transcript)
+        for film in client.batch_jobs(["a"], lambda text: client.submit_video(text)):
+            assert_type(film, JobResult[Video])
+        for done in client.batch(["a"]):
+            assert_type(done, BatchResult)
         with client.stream_speech("Hello") as sound:
             for data in sound:
                 assert_type(data, bytes)

@@ -8,13 +8,24 @@ from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 from asyncllm.batch.fanout import FanOut, Source
-from asyncllm.batch.rows import Answer
 from asyncllm.errors import AsyncLLMError, InvalidRequestError
-from asyncllm.types import Noun, Response
+from asyncllm.types import Noun, Response, Usage
 
-__all__ = ["Batch", "BatchProgress", "BatchResult", "CONCURRENCY", "OnProgress", "Order", "Tally", "check_concurrency"]
+__all__ = [
+    "Batch",
+    "BatchProgress",
+    "BatchResult",
+    "CONCURRENCY",
+    "ItemResult",
+    "OnProgress",
+    "Order",
+    "Results",
+    "Tally",
+    "check_concurrency",
+]
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 Order: TypeAlias = Literal["input", "completion"]
 
@@ -22,23 +33,37 @@ CONCURRENCY = 64
 """Calls at once, where nobody says how many."""
 
 
-class BatchResult(Noun, frozen=True, kw_only=True):
-    """What became of one request of a batch: exactly one of `response` and `error`."""
+class ItemResult(Noun, Generic[V], frozen=True, kw_only=True):
+    """What became of one item of a batch: an error, or what was made."""
 
     index: int
-    """Position among the requests, from 0."""
+    """Position among the items, from 0."""
     item: Any
-    """The request as it was given."""
-    response: Response | None = None
+    """The item as it was given."""
     error: AsyncLLMError | None = None
 
     _private = frozenset({"item"})
 
-    def unwrap(self) -> Response:
-        """The response. Raises the `error` if there is none."""
-        if self.response is None:
-            assert self.error is not None  # one of the two is always there
+    def unwrap(self) -> V:
+        """What was made. Raises the `error` if there is one."""
+        if self.error is not None:
             raise self.error
+        return self._made()
+
+    def _made(self) -> V:
+        raise NotImplementedError
+
+
+R = TypeVar("R", bound=ItemResult[Any])
+
+
+class BatchResult(ItemResult[Response], frozen=True, kw_only=True):
+    """What became of one request of a batch: exactly one of `response` and `error`."""
+
+    response: Response | None = None
+
+    def _made(self) -> Response:
+        assert self.response is not None  # one of the two is always there
         return self.response
 
 
@@ -46,10 +71,10 @@ class BatchProgress(Noun, frozen=True, kw_only=True):
     """How far a batch has come."""
 
     done: int = 0
-    """Requests that were answered."""
+    """Requests that were answered, or jobs that have succeeded."""
     failed: int = 0
     in_flight: int = 0
-    """Requests under way."""
+    """Requests or jobs under way."""
     input_tokens: int = 0
     """Of the answers that told it."""
     output_tokens: int = 0
@@ -62,17 +87,13 @@ class BatchProgress(Noun, frozen=True, kw_only=True):
 OnProgress: TypeAlias = Callable[[BatchProgress], None]
 
 
-class Batch(Generic[T]):
-    """Results of a batch: `async for result in client.batch(requests): ...`
-
-    The calls begin with the first result that is asked for, and end with the last one, with `aclose`, or when the loop
-    is left and nothing holds this object any more. `async with` ends them at a place of your choosing.
-    """
+class Results(Generic[T, R]):
+    """Results of `work(index, item)` for each item of a source, as they are read."""
 
     def __init__(
         self,
         source: Source[T],
-        ask: Callable[[T], Awaitable[Response]],
+        work: Callable[[int, T], Awaitable[R]],
         *,
         concurrency: int,
         order: Order,
@@ -87,14 +108,10 @@ class Batch(Generic[T]):
         self._drain_s = drain_s
         self._tally = Tally()
         self._tell = progress
-        self._fan_out: FanOut[T, BatchResult] = FanOut(
-            source,
-            _Work(ask),
-            concurrency=concurrency,
-            window=2 * concurrency,
-            ordered=order == "input",
+        self._fan_out: FanOut[T, R] = FanOut(
+            source, work, concurrency=concurrency, window=2 * concurrency, ordered=order == "input"
         )
-        self.unread: tuple[BatchResult, ...] = ()
+        self.unread: tuple[R, ...] = ()
         """After the end: results of calls that were left to finish, which nobody has read."""
 
     @property
@@ -114,9 +131,9 @@ class Batch(Generic[T]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> BatchResult:
+    async def __anext__(self) -> R:
         result = await anext(self._fan_out)
-        self._tally.add(result.response, result.error)
+        self._tally.add(None if result.error is not None else result.unwrap(), result.error)
         if self._tell is not None:
             self._tell(self.progress)
         return result
@@ -127,7 +144,10 @@ class Batch(Generic[T]):
 
     async def aclose(self) -> None:
         """End the calls under way, after giving them `drain_s` seconds. Idempotent."""
-        self.unread += tuple(await self._fan_out.aclose(self._drain_s))
+        try:
+            await self._fan_out.aclose(self._drain_s)
+        finally:  # also where this was cancelled
+            self.unread += tuple(self._fan_out.rest())
 
     async def __aenter__(self) -> Self:
         return self
@@ -136,6 +156,26 @@ class Batch(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+class Batch(Results[T, BatchResult]):
+    """Results of a batch: `async for result in client.batch(requests): ...`
+
+    The calls begin with the first result that is asked for, and end with the last one, with `aclose`, or when the loop
+    is left and nothing holds this object any more. `async with` ends them at a place of your choosing.
+    """
+
+    def __init__(
+        self,
+        source: Source[T],
+        ask: Callable[[T], Awaitable[Response]],
+        *,
+        concurrency: int,
+        order: Order,
+        drain_s: float,
+        progress: OnProgress | None,
+    ) -> None:
+        super().__init__(source, _Work(ask), concurrency=concurrency, order=order, drain_s=drain_s, progress=progress)
 
 
 class _Work(Generic[T]):
@@ -169,15 +209,17 @@ class Tally:
         """Rows that have failed."""
         return self.errors.total()
 
-    def add(self, answer: Answer | None, error: AsyncLLMError | None) -> None:
-        """One more has ended."""
+    def add(self, answer: Any, error: AsyncLLMError | None) -> None:
+        """One more has ended. What a job has made may be without usage or cost."""
         if error is not None:
             self.errors[type(error).__name__] += 1
         elif answer is not None:
             self.done += 1
-            self.input_tokens += answer.usage.input_tokens or 0
-            self.output_tokens += answer.usage.output_tokens or 0
-            self.cost_usd += answer.cost_usd or 0
+            usage: Usage | None = getattr(answer, "usage", None)
+            if usage is not None:
+                self.input_tokens += usage.input_tokens or 0
+                self.output_tokens += usage.output_tokens or 0
+            self.cost_usd += getattr(answer, "cost_usd", None) or 0
 
 
 def check_concurrency(concurrency: int) -> None:

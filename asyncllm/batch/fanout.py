@@ -64,6 +64,7 @@ class FanOut(Generic[T, R]):
         while not crew.has_next():
             if crew.error is not None:
                 await crew.cancel()
+                self._end.detach()  # or what it holds, the error's traceback, would hold this object for ever
                 raise crew.error
             if crew.is_done():
                 if crew.source_error is not None:
@@ -81,8 +82,8 @@ class FanOut(Generic[T, R]):
         """Cancel what is under way. Iteration ends with what has come to its end."""
         self._crew.abandon()
 
-    async def aclose(self, drain_s: float = 0) -> list[R]:
-        """End it all, giving what is under way `drain_s` seconds to finish, and return the results nobody has read.
+    async def aclose(self, drain_s: float = 0) -> None:
+        """End it all, giving what is under way `drain_s` seconds to finish.
 
         Cancelled, it goes on to its end and is cancelled then.
         """
@@ -93,7 +94,10 @@ class FanOut(Generic[T, R]):
         await finish(ending, drain_s + _CANCEL_S)
         if self._end is not None:
             self._end.detach()
-        return crew.rest()
+
+    def rest(self) -> list[R]:
+        """After the end: results that nobody has read, each told once."""
+        return self._crew.rest()
 
 
 def _drop(loop: asyncio.AbstractEventLoop, crew: _Crew[Any, Any]) -> None:

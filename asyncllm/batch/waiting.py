@@ -8,7 +8,16 @@ from threading import Event
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack
 
-from asyncllm.batch.batch import CONCURRENCY, Batch, BatchProgress, BatchResult, OnProgress, Order
+from asyncllm.batch.batch import (
+    CONCURRENCY,
+    Batch,
+    BatchProgress,
+    BatchResult,
+    ItemResult,
+    OnProgress,
+    Order,
+    Results,
+)
 from asyncllm.batch.calls import BatchCalls
 from asyncllm.batch.fanout import Source
 from asyncllm.batch.items import BatchInput
@@ -20,7 +29,7 @@ from asyncllm.waiting import Runner, next_of
 
 __all__ = ["WaitingBatch", "WaitingBatchCalls"]
 
-T = TypeVar("T")
+R = TypeVar("R", bound=ItemResult[Any])
 
 
 class WaitingBatchCalls(ABC):
@@ -39,7 +48,7 @@ class WaitingBatchCalls(ABC):
         drain_s: float = 0,
         progress: OnProgress | None = None,
         **options: Unpack[CallOptions],
-    ) -> WaitingBatch[BatchInput]:
+    ) -> WaitingBatch[BatchResult]:
         """Ask many requests, `concurrency` at a time: `for result in client.batch(requests): ...`"""
         client, runner = self._over_there()
 
@@ -60,7 +69,7 @@ class WaitingBatchCalls(ABC):
         drain_s: float = 0,
         progress: OnProgress | None = None,
         **options: Unpack[CallOptions],
-    ) -> WaitingBatch[Mapping[str, Any]]:
+    ) -> WaitingBatch[BatchResult]:
         """Ask the same of many rows: `for result in client.map("Translate: {text}", rows): ...`"""
         client, runner = self._over_there()
 
@@ -100,18 +109,18 @@ class WaitingBatchCalls(ABC):
         """The asynchronous client, and who awaits its calls."""
 
 
-class WaitingBatch(Generic[T]):
-    """Results of a batch: `for result in client.batch(requests): ...`; see `asyncllm.Batch`."""
+class WaitingBatch(Generic[R]):
+    """Results of a batch: `for result in client.batch(requests): ...`; see `asyncllm.Batch` and `asyncllm.JobBatch`."""
 
-    def __init__(self, runner: Runner, batch: Batch[T]) -> None:
+    def __init__(self, runner: Runner, batch: Results[Any, R]) -> None:
         self._runner = runner
         self._batch = batch
 
-    def __iter__(self) -> Iterator[BatchResult]:
+    def __iter__(self) -> Iterator[R]:
         return self
 
-    def __next__(self) -> BatchResult:
-        result: BatchResult | None = self._runner.run(lambda: next_of(self._batch))
+    def __next__(self) -> R:
+        result: R | None = self._runner.run(lambda: next_of(self._batch))
         if result is None:
             raise StopIteration
         return result
@@ -122,8 +131,8 @@ class WaitingBatch(Generic[T]):
         return self._batch.progress
 
     @property
-    def unread(self) -> tuple[BatchResult, ...]:
-        """After the end: results of calls that were left to finish, which nobody has read."""
+    def unread(self) -> tuple[R, ...]:
+        """After the end: what nobody has read."""
         return self._batch.unread
 
     def stop(self) -> None:

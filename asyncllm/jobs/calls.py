@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Any, Unpack, cast
+from typing import Any, TypeVar, Unpack, cast
 
 import msgspec
 
 from asyncllm.backend import DubRequest, JobBackend, JobCall, JobRequest, JobState, VideoRequest
 from asyncllm.backend.media import MediaRequest
+from asyncllm.batch.batch import CONCURRENCY, OnProgress, Order
+from asyncllm.batch.fanout import Source
 from asyncllm.calls import CallOptions, Model, Prompt, chat_request, output_of
 from asyncllm.errors import APIConnectionError, APIError, APIStatusError, FirstEventTimeoutError, InvalidRequestError
 from asyncllm.jobs.job import Job, read_job_id
+from asyncllm.jobs.looking import WaitOptions
+from asyncllm.jobs.many import JobBatch, Submit
 from asyncllm.media import Dub, Video
 from asyncllm.media_calls.options import DubOptions, Upload, VideoOptions
 from asyncllm.media_calls.requests import dub_request, video_request
@@ -28,6 +32,9 @@ from asyncllm.types import Response, Timeouts
 from asyncllm.watchdog import Watchdog
 
 __all__ = ["JobCalls"]
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 _replace = msgspec.structs.replace
 _LONGEST_S = 3600.0
@@ -114,6 +121,36 @@ class JobCalls(ABC):
         request = MediaRequest(model=model, timeouts=self._timeouts)
         state = JobState(id=service_id, status="queued")
         return Job(target, backend, state, finish=self._finisher(target, request, Claim(), None), is_new=False)
+
+    def batch_jobs(
+        self,
+        items: Source[T],
+        submit: Submit[T, V],
+        *,
+        concurrency: int = CONCURRENCY,
+        order: Order = "input",
+        drain_s: float = 0,
+        progress: OnProgress | None = None,
+        **waits: Unpack[WaitOptions],
+    ) -> JobBatch[T, V]:
+        """Have a job made of each item, `concurrency` of them under way at a time, and read what becomes of each.
+
+            async for result in client.batch_jobs(texts, lambda text: client.submit_video(text), timeout=600):
+                result.index, result.item, result.job_id, result.result, result.error
+
+        `submit` makes the job of an item, once; `client.job` in its place goes on with those whose ids the items are.
+        `waits` are the options of `Job.wait`, for each job from when it was accepted. `items`, `order`, `drain_s` and
+        `progress` are as in `batch`. What goes wrong with one item is the `error` of its result, with the `job_id` if
+        there is a job, and `maybe_billed` where there may be one.
+
+        Leaving early ends no job: once `aclose`, or an `async with` around it, has ended the batch, its `unread` has
+        the ids. `drain_s` lets what is being submitted come to an id.
+
+        Raises `InvalidRequestError` for arguments that cannot be right; while iterating, what `items` raises, after the
+        results of all that it gave before, and at once, where `submit` gives no `Job` or raises what is no
+        `AsyncLLMError`.
+        """
+        return JobBatch(items, submit, waits, concurrency=concurrency, order=order, drain_s=drain_s, progress=progress)
 
     @abstractmethod
     def _bind(self) -> None:

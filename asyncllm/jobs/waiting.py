@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, Generic, TypeVar, Unpack
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, TypeVar, Unpack, cast
 
 from asyncllm.backend import JobState, JobStatus
+from asyncllm.batch.batch import CONCURRENCY, OnProgress, Order
+from asyncllm.batch.fanout import Source
+from asyncllm.batch.waiting import WaitingBatch
 from asyncllm.calls import CallOptions, Prompt
 from asyncllm.jobs.calls import JobCalls
 from asyncllm.jobs.job import Job
 from asyncllm.jobs.looking import WaitOptions
+from asyncllm.jobs.many import JobBatch, JobResult, Submit
 from asyncllm.media import Dub, Video
 from asyncllm.media_calls.options import DubOptions, Upload, VideoOptions
 from asyncllm.types import Response
@@ -19,6 +24,10 @@ from asyncllm.waiting import Runner, next_of
 __all__ = ["WaitingJob", "WaitingJobCalls"]
 
 T = TypeVar("T")
+V = TypeVar("V")
+
+_SUBMITTING = 32
+"""Threads at the most in which jobs of a batch are submitted."""
 
 
 class WaitingJob(Generic[T]):
@@ -122,6 +131,37 @@ class WaitingJobCalls(ABC):
             return client.job(id)
 
         return WaitingJob(runner, runner.run(find))
+
+    def batch_jobs(
+        self,
+        items: Source[T],
+        submit: Callable[[T], WaitingJob[V]],
+        *,
+        concurrency: int = CONCURRENCY,
+        order: Order = "input",
+        drain_s: float = 0,
+        progress: OnProgress | None = None,
+        **waits: Unpack[WaitOptions],
+    ) -> WaitingBatch[JobResult[V]]:
+        """Have a job made of each item: `for result in client.batch_jobs(texts, client.submit_video): ...`
+
+        `submit` is called in threads of its own, up to 32 at a time, and may call this client; `items` and `progress`
+        are called on the thread of the background loop, as in `batch`.
+        """
+        client, runner = self._over_there()
+        threads = ThreadPoolExecutor(_SUBMITTING, "asyncllm-submit")
+
+        async def over_there(item: T) -> Job[V]:
+            job = await runner.in_thread(threads, lambda: submit(item))
+            return job._job if isinstance(job, WaitingJob) else job  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+        async def make() -> JobBatch[T, V]:
+            checked = over_there if callable(submit) else cast("Submit[T, V]", submit)
+            return client.batch_jobs(
+                items, checked, concurrency=concurrency, order=order, drain_s=drain_s, progress=progress, **waits
+            )
+
+        return WaitingBatch(runner, runner.run(make))
 
     @abstractmethod
     def _over_there(self) -> tuple[JobCalls, Runner]:
