@@ -3,7 +3,8 @@
 - `store`: rows of a JSONL file through `client.run_batch` with the echo backend, from the first look at the input to
   the finished output, on the disk of the temporary folder and in memory; `memory`: the same through `client.batch`.
 - `fan-out`: 1,000 rows over HTTP that take the server 0.5 s each, all at once, beside as many calls of bare aiohttp.
-- `vLLM`: the same prompts through `client.batch` and through `LLM.generate`, each with an engine of its own, in turn.
+- `vLLM`: the same prompts through `client.batch` and through `LLM.generate`, each with an engine of its own, in turn,
+  with short answers, of which the time to hand the prompts over is a large part, and with longer ones.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from bench.engines import Sample as Turn
 from bench.models import models_folder, tiny_llama
 from bench.processes import Lab, open_lab
 from bench.report import Judged, Target, heading, judge, number, progress, table
-from bench.ways import open_way
+from bench.ways import Engine, open_way
 from bench.workloads import Sample, Workload
 
 _ROWS, _QUICK_ROWS = 20_000, 2_000
 _SLOW, _QUICK_SLOW = 1_000, 200
 _PROMPTS, _QUICK_PROMPTS = 256, 32
-_TOKENS = 64
+_TOKENS, _QUICK_TOKENS = (64, 256), (16,)
 _MICRO = 1e6
 _OPTIONS: dict[str, Any] = {
     "max_model_len": 2048,
@@ -54,6 +55,17 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
     """Its CPU over that in memory."""
 
 
+class Engines(msgspec.Struct, frozen=True, kw_only=True):
+    """vLLM, with answers of one length."""
+
+    tokens: int
+    """By answer."""
+    batch_per_s: float
+    """Tokens a second."""
+    generate_per_s: float
+    ratio: Judged
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """All that was seen; medians of the rounds."""
 
@@ -61,10 +73,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     ours_s: float
     bare_s: float
     fan_out: Judged
-    batch_per_s: float | None
-    """Tokens a second of vLLM; none where it is not installed."""
-    generate_per_s: float | None
-    engine: Judged
+    engines: list[Engines]
+    """None where vLLM is not installed."""
 
 
 def measure(*, quick: bool, rounds: int) -> Outcome:
@@ -72,15 +82,12 @@ def measure(*, quick: bool, rounds: int) -> Outcome:
     with open_lab() as lab:
         rows = _rows(lab, _QUICK_ROWS if quick else _ROWS, rounds)
         bare_s, ours_s, fan_out = _fan_out(lab, _QUICK_SLOW if quick else _SLOW, rounds)
-    batch, generate, ratio = _engines(_QUICK_PROMPTS if quick else _PROMPTS, rounds)
     return Outcome(
         rows=rows,
         ours_s=ours_s,
         bare_s=bare_s,
         fan_out=judge(fan_out, _FAN_OUT),
-        batch_per_s=batch,
-        generate_per_s=generate,
-        engine=judge(ratio, _ENGINE),
+        engines=_engines(_QUICK_PROMPTS if quick else _PROMPTS, _QUICK_TOKENS if quick else _TOKENS, rounds),
     )
 
 
@@ -127,34 +134,42 @@ def _fan_out(lab: Lab, rows: int, rounds: int) -> tuple[float, float, float]:
     return statistics.median(bare), statistics.median(ours), ratio
 
 
-def _engines(prompts: int, rounds: int) -> tuple[float | None, float | None, float | None]:
-    """Tokens a second of `client.batch` and of `LLM.generate`, and the ratio; nothing without vLLM."""
+def _engines(prompts: int, lengths: Sequence[int], rounds: int) -> list[Engines]:
     try:
         from asyncllm_vllm.machine import is_for_processors
 
         on_cpu = is_for_processors()
     except ImportError:
         progress("vLLM is not installed")
-        return None, None, None
+        return []
     model = str(tiny_llama(models_folder() / "tiny-llama"))
-    ours: list[Turn] = []
-    theirs: list[Turn] = []
     with ExitStack() as stack:
         progress("vLLM: starts two engines")
         inside = stack.enter_context(open_way(Role(kind="in-process", model=model, options=_OPTIONS)))
         offline = stack.enter_context(open_way(Role(kind="offline", model=model, options=_OPTIONS, on_cpu=on_cpu)))
-        for turn in range(2 * rounds + 1):
-            seed = random.random()
-            both: list[tuple[Way, Any, list[Turn]]] = [("batch", inside, ours), ("generate", offline, theirs)]
-            for way, engine, turns in both if turn % 2 else reversed(both):
-                load = Load(way=way, in_flight=prompts, calls=1, tokens=_TOKENS, seed=seed)
-                turns.append(engine.run(load))
+        return [_lengthy(inside, offline, prompts, tokens, rounds) for tokens in lengths]
+
+
+def _lengthy(inside: Engine, offline: Engine, prompts: int, tokens: int, rounds: int) -> Engines:
+    ours: list[Turn] = []
+    theirs: list[Turn] = []
+    for turn in range(2 * rounds + 1):
+        progress(f"vLLM, {tokens} tokens: turn {turn + 1} of {2 * rounds + 1}")
+        seed = random.random()
+        both: list[tuple[Way, Engine, list[Turn]]] = [("batch", inside, ours), ("generate", offline, theirs)]
+        for way, engine, turns in both if turn % 2 else reversed(both):
+            turns.append(engine.run(Load(way=way, in_flight=prompts, calls=1, tokens=tokens, seed=seed)))
     pairs = list(zip(ours, theirs, strict=True))[1:]  # the first is to warm up
-    return (
-        statistics.median(turn.tokens / turn.wall_s for turn, _ in pairs),
-        statistics.median(turn.tokens / turn.wall_s for _, turn in pairs),
-        statistics.median((one.tokens / one.wall_s) / (other.tokens / other.wall_s) for one, other in pairs),
+    return Engines(
+        tokens=tokens,
+        batch_per_s=statistics.median(_tokens_per_s(turn) for turn, _ in pairs),
+        generate_per_s=statistics.median(_tokens_per_s(turn) for _, turn in pairs),
+        ratio=judge(statistics.median(_tokens_per_s(one) / _tokens_per_s(other) for one, other in pairs), _ENGINE),
     )
+
+
+def _tokens_per_s(turn: Turn) -> float:
+    return turn.tokens / turn.wall_s
 
 
 def _sample(lab: Lab, job: Job) -> Sample:
@@ -193,11 +208,14 @@ def text(outcome: Outcome) -> str:
                 ("", "bare", "asyncllm", "ours/bare", "target", ""),
                 [
                     ("all rows of 0.5 s, s", number(outcome.bare_s), number(outcome.ours_s), *outcome.fan_out.cells()),
-                    (
-                        "vLLM, tokens/s",
-                        number(outcome.generate_per_s),
-                        number(outcome.batch_per_s),
-                        *outcome.engine.cells(),
+                    *(
+                        (
+                            f"vLLM, {one.tokens} tokens an answer, tokens/s",
+                            number(one.generate_per_s),
+                            number(one.batch_per_s),
+                            *one.ratio.cells(),
+                        )
+                        for one in outcome.engines
                     ),
                 ],
             ),
