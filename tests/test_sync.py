@@ -277,7 +277,7 @@ def test_a_batch_of_files_runs_without_a_loop(tmp_path: Path) -> None:
 
 
 def test_a_batch_of_files_that_cannot_be_run_says_so(tmp_path: Path) -> None:
-    with asyncllm.sync.Client(model="echo:x") as client, pytest.raises(asyncllm.InputError, match="no such input"):
+    with asyncllm.sync.Client(model="echo:x") as client, pytest.raises(asyncllm.InputError, match="nothing is there"):
         client.run_batch(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
 
 
