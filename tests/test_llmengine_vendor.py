@@ -103,7 +103,8 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 def killed_at(point: str, folder: Path, url: str) -> int:
-    vendor = json.dumps({**QUICK, "output": str(folder)})
+    # One part at a time: of another that was being made, nobody could say whether it is there.
+    vendor = json.dumps({**QUICK, "output": str(folder), "in_flight": 1})
     told = [str(write_input(folder)), str(folder / "out.jsonl"), url, vendor]
     env = {**os.environ, "ASYNCLLM_CRASH": point}
     return subprocess.run([sys.executable, "-c", SCRIPT, *told], env=env, timeout=60).returncode
