@@ -153,8 +153,10 @@ class HeldRun(ABC):
 
     # -- rows
 
-    async def _known(self, rows: AsyncIterator[Row]) -> AsyncIterator[tuple[Row, RowState]]:
-        """The rows that have no outcome yet, with how they stand.
+    async def _known(
+        self, rows: AsyncIterator[Row], also: frozenset[int] = frozenset()
+    ) -> AsyncIterator[tuple[Row, RowState]]:
+        """The rows that have no outcome yet, and those of `also`, with how they stand.
 
         Raises `InputError` where the input is not the one that the batch began with.
         """
@@ -172,7 +174,7 @@ class HeldRun(ABC):
             count += 1
             if state.key != _key(row):
                 raise InputError(f"{row.place}: this row is not the one that the batch began with; {_PUT_BACK}")
-            if not state.status.is_final:
+            if row.index in also or not state.status.is_final:
                 yield row, state
         if not self._source.can_be_checked:
             await self._close_index(count, None)

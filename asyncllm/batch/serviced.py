@@ -83,12 +83,15 @@ class ServicedRunner(HeldRun):
             self._run.result()
 
     async def _begun(self, parts: list[OpenPart]) -> list[Part]:
-        """The parts of an earlier run that have not ended, with what they ask read again."""
+        """The parts of an earlier run that have not ended, with what they ask read again.
+
+        All of it, rows that have their outcome included: a file of outcomes goes by the order of the items.
+        """
         wanted = frozenset[int]().union(*(part.rows for part in parts))
         items: dict[int, BatchItem] = {}
         if wanted:
             async with self._source.rows() as rows:
-                async for row, state in self._known(rows):
+                async for row, state in self._known(rows, wanted):
                     if row.index in wanted and isinstance(row.request, Request):
                         items[row.index] = self._item(row.request, state)
         self._remote |= {part.remote_id: part.token for part in parts if part.remote_id is not None}
@@ -116,8 +119,9 @@ class ServicedRunner(HeldRun):
             await self._end(state, row.error or lacking, RowStatus.FAILED)
 
     def _item(self, asked: Request, state: RowState) -> BatchItem:
-        self._held[state.index] = state, asked
-        self._in_flight = len(self._held)
+        if not state.status.is_final:
+            self._held[state.index] = state, asked
+            self._in_flight = len(self._held)
         return BatchItem(item_id(state.index), msgspec.structs.replace(asked, model=self._service.model))
 
     # -- stopping
@@ -157,7 +161,10 @@ class ServicedRunner(HeldRun):
 
     async def outcome(self, outcome: BatchOutcome, /) -> None:
         """See `Ledger`."""
-        state, asked = self._held[index_of(outcome.id)]
+        held = self._held.get(index_of(outcome.id))
+        if held is None:  # it was told before the run that began with it was interrupted
+            return
+        state, asked = held
         if outcome.response is not None:
             body = encode_answer(asked, outcome.response)
             await self._store.finish(self._lease, state.index, state.key, RowStatus.DONE, body)
