@@ -151,7 +151,8 @@ if TYPE_CHECKING:
     from asyncllm.middleware.hedge import Hedge
     from asyncllm.middleware.limits import Limiter
     from asyncllm.middleware.retry import Retry
-    from asyncllm.stream import Stream, TextStream
+    from asyncllm.stream import Stream
+    from asyncllm.text_stream import TextStream
     from asyncllm.toolruns.rounds import ToolRun
     from asyncllm.toolruns.stream import ToolEnded, ToolEvent, ToolStarted, ToolStream
     from asyncllm.toolruns.toolbox import ToolResult
@@ -351,7 +352,7 @@ _LAZY = {
     "Settings": "asyncllm.config",
     "SpeechStream": "asyncllm.media_calls",
     "Stream": "asyncllm.stream",
-    "TextStream": "asyncllm.stream",
+    "TextStream": "asyncllm.text_stream",
     "ToolEnded": "asyncllm.toolruns.stream",
     "ToolEvent": "asyncllm.toolruns.stream",
     "ToolResult": "asyncllm.toolruns.toolbox",

@@ -45,10 +45,11 @@ from asyncllm.calls import (
 )
 from asyncllm.clock import LoopClock
 from asyncllm.config import Settings, check_arguments, settings_of
-from asyncllm.errors import APIConnectionError, ConfigError, InvalidRequestError, WrongLoopError
+from asyncllm.errors import ConfigError, InvalidRequestError
 from asyncllm.finishing import finish
 from asyncllm.hooks import Hook, Hooks
 from asyncllm.jobs import JobCalls
+from asyncllm.lifetime import Lifetime
 from asyncllm.media_calls import MediaCalls
 from asyncllm.middleware.hedge import Hedge
 from asyncllm.middleware.limits import Limiter
@@ -58,7 +59,8 @@ from asyncllm.once import once
 from asyncllm.place import Means, Target, lacking
 from asyncllm.repairs import repaired
 from asyncllm.routes import Arguments, Routes
-from asyncllm.stream import Candidate, Stream, TextStream
+from asyncllm.stream import Candidate, Stream
+from asyncllm.text_stream import TextStream
 from asyncllm.toolruns.rounds import Rounds, ToolOptions, ToolRun, run_tools
 from asyncllm.toolruns.stream import ToolStream
 from asyncllm.trail import Kind, Trail
@@ -69,6 +71,7 @@ __all__ = ["Client"]
 
 T = TypeVar("T")
 
+_NO_TIMEOUTS = Timeouts()
 _CLOSE_S = 10
 _ALIVE_S = 10
 
@@ -133,8 +136,7 @@ class Client(MediaCalls, JobCalls, BatchCalls):
         self._timeouts = timeouts
         self._dog = Watchdog()
         self._observer = Observer(Hooks(hooks), budget)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
+        self._life = Lifetime()
         self._routes = Routes(
             settings=settings,
             env=env,
@@ -226,6 +228,16 @@ class Client(MediaCalls, JobCalls, BatchCalls):
         """Continue a text as `complete` does, and read the answer as it is made. Raises as `stream` does."""
         return self._complete(prompt, options, stream=True)
 
+    def ask(self, request: Request, *, model: Model | None = None) -> Stream:
+        """The call that a `Request` describes: `await` its `whole()`, or read it as what `stream` returns.
+
+        `model` stands for that of the request, which is one that the client takes, or empty. Deadlines are the client's
+        where the request has those that there are by default. Raises as `chat` and `stream` do.
+        """
+        if request.timeouts == _NO_TIMEOUTS:
+            request = msgspec.structs.replace(request, timeouts=self._timeouts)
+        return Stream(self._candidates(request, model or request.model or None), self._dog, self._observer)
+
     async def embed(
         self,
         texts: str | Sequence[str],
@@ -307,10 +319,10 @@ class Client(MediaCalls, JobCalls, BatchCalls):
 
         Cancelled, it goes on to its end, for ten seconds at the most, and is cancelled then.
         """
-        if self._closed:
+        if self._life.is_over:
             return
         self._bind()
-        self._closed = True
+        self._life.is_over = True
         await finish(asyncio.create_task(self._routes.aclose()), _CLOSE_S)
 
     async def __aenter__(self) -> Self:
@@ -323,7 +335,7 @@ class Client(MediaCalls, JobCalls, BatchCalls):
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"<asyncllm.Client{' (closed)' if self._closed else ''}>"
+        return f"<asyncllm.Client{' (closed)' if self._life.is_over else ''}>"
 
     def __reduce__(self) -> str:
         raise TypeError("a Client holds connections and keys and is not pickled; make one in each process")
@@ -340,7 +352,7 @@ class Client(MediaCalls, JobCalls, BatchCalls):
         return Stream(self._candidates(request, options.get("model")), self._dog, self._observer, output)
 
     async def _ask(self, request: Request, model: Model | None) -> Response:
-        return await Stream(self._candidates(request, model), self._dog, self._observer, None).whole()
+        return await self.ask(request, model=model).whole()
 
     async def _embed(self, asked: EmbedRequest, model: Model | None) -> Embeddings:
         target = self._target(model)
@@ -376,25 +388,4 @@ class Client(MediaCalls, JobCalls, BatchCalls):
         return await once(call, target, trail, dog=self._dog, observer=self._observer)
 
     def _bind(self) -> None:
-        """Tie the client to the running loop, or refuse: its connections live on one loop and no other."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise WrongLoopError(
-                "no event loop runs here: use a client inside asyncio.run, or share asyncllm.sync.Client; a process "
-                "that was forked inside a loop makes a loop and a client of its own"
-            ) from None
-        if loop is self._loop and not self._closed:
-            return
-        if self._closed:
-            raise APIConnectionError("this client is closed; make a new one", retryable=False)
-        if self._loop is not None:
-            raise WrongLoopError(
-                f"this client is bound to the event loop of its first call ({_name(self._loop)}) and was now used on "
-                f"another ({_name(loop)}): make a client in each asyncio.run, or share asyncllm.sync.Client"
-            )
-        self._loop = loop
-
-
-def _name(loop: asyncio.AbstractEventLoop) -> str:
-    return f"{'closed' if loop.is_closed() else 'open'}, {id(loop):#x}"
+        self._life.bind()

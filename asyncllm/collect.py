@@ -28,7 +28,7 @@ from asyncllm.types import Message, ReasoningBlock, Response, ResponseChoice, Ti
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Collector", "collect"]
+__all__ = ["Collector", "collect", "merged_usage"]
 
 
 _NO_USAGE = Usage()
@@ -92,7 +92,7 @@ class Collector:
         if isinstance(event, Finished):
             self._open(event.index).finished = event
         elif isinstance(event, UsageReport):
-            self._usage = event.usage if self._usage is _NO_USAGE else _merge(self._usage, event.usage)
+            self._usage = event.usage if self._usage is _NO_USAGE else merged_usage(self._usage, event.usage)
             self._timings = event.timings or self._timings
         elif isinstance(event, Started):
             self._model = event.model or self._model
@@ -247,7 +247,7 @@ def _tool_call(number: int, call: _OpenCall) -> ToolCall:
     return ToolCall(call.id or f"call_{number}", call.name or "", "".join(call.arguments), call.signature)
 
 
-def _merge(old: Usage, new: Usage) -> Usage:
+def merged_usage(old: Usage, new: Usage) -> Usage:
     """`new` over `old`: a field that the later report leaves out keeps its earlier value."""
     known = {name: value for name in new.__struct_fields__ if (value := getattr(new, name)) is not None}
     return msgspec.structs.replace(old, **known)

@@ -29,7 +29,7 @@ from asyncllm.typed.partial import Growing
 from asyncllm.types import Failure, Request, Response, Usage
 from asyncllm.watchdog import Watchdog
 
-__all__ = ["Candidate", "Stream", "TextStream"]
+__all__ = ["Candidate", "Stream"]
 
 
 class Candidate(Struct, frozen=True, gc=False):
@@ -48,7 +48,7 @@ class Stream:
     Raises, while iterating: `APIError`, with what had arrived in `partial`.
     """
 
-    __slots__ = ("__weakref__", "_call", "_dog", "_events", "_fold", "_loop")
+    __slots__ = ("__weakref__", "_batches", "_call", "_dog", "_events", "_fold", "_loop")
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Stream:
         self._loop: asyncio.AbstractEventLoop | None = None  # set while the call is open
         self._fold = _Fold(candidates, observer, output)
         self._dog = dog
+        self._batches: AsyncGenerator[Sequence[Event]] | None = None
         self._events: AsyncGenerator[Event] | None = None
         self._call: AbstractAsyncContextManager[Events]
 
@@ -79,15 +80,17 @@ class Stream:
             raise
         fold.trail.first_content_s = loop.time() - fold.trail.started_at
         self._loop = loop
-        self._events = fold.iterate(events)
+        self._batches = fold.iterate(events)
+        self._events = _singly(self._batches)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loop = None
-        if self._events is not None:
-            await end(self._events)
+        for iterator in (self._events, self._batches):
+            if iterator is not None:
+                await end(iterator)
         try:
             await self._call.__aexit__(kind, error, trace)
         finally:
@@ -97,6 +100,13 @@ class Stream:
         if self._events is None:
             raise TypeError("a stream is iterated inside its block: `async with client.stream(...) as stream:`")
         return self._events
+
+    @property
+    def batches(self) -> AsyncIterator[Sequence[Event]]:
+        """The events, as many at a time as came together: for whoever passes them on. Read these, or single ones."""
+        if self._batches is None:
+            raise TypeError("a stream is iterated inside its block: `async with client.stream(...) as stream:`")
+        return self._batches
 
     async def whole(self) -> Response:
         """Make the call and return the reply, without handing out its events."""
@@ -150,6 +160,12 @@ class Stream:
             loop.call_soon_threadsafe(_close, loop, self._call, self._fold)
 
 
+async def _singly(batches: AsyncIterator[Sequence[Event]]) -> AsyncGenerator[Event]:
+    async for batch in batches:
+        for event in batch:
+            yield event
+
+
 def _close(loop: asyncio.AbstractEventLoop, call: AbstractAsyncContextManager[Events], fold: _Fold) -> None:
     loop.create_task(_leave(call, fold))
 
@@ -159,65 +175,6 @@ async def _leave(call: AbstractAsyncContextManager[Events], fold: _Fold) -> None
         await call.__aexit__(None, None, None)
     finally:
         await fold.leave(None)
-
-
-class TextStream:
-    """The text of one answer, piece by piece: `async for text in client.stream_text(...)`.
-
-    The call begins with the first piece and ends with the last one, with `aclose`, or when the loop is left and
-    nothing holds this object any more. `async with` ends it at a place of your choosing.
-    """
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._events: AsyncIterator[Event] | None = None
-        self._closed = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> str:
-        if self._closed:
-            raise StopAsyncIteration
-        if self._events is None:
-            try:
-                await self._stream.__aenter__()
-            except BaseException:
-                self._closed = True
-                raise
-            self._events = aiter(self._stream)
-        try:
-            async for event in self._events:
-                if type(event) is TextDelta:
-                    return event.text
-        except BaseException as error:
-            await self._close(error)
-            raise
-        await self._close(None)
-        raise StopAsyncIteration
-
-    @property
-    def response(self) -> Response:
-        """The reply: whole after the last piece."""
-        return self._stream.response
-
-    async def aclose(self) -> None:
-        """Stop the model and free the connection. Idempotent."""
-        await self._close(None)
-
-    async def _close(self, error: BaseException | None) -> None:
-        if not self._closed:
-            self._closed = True
-            if self._events is not None:
-                await self._stream.__aexit__(type(error) if error else None, error, None)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
 
 class _Fold:
@@ -268,19 +225,17 @@ class _Fold:
         asked = [(candidate.place, candidate.request) for candidate in self._candidates]
         return total_timeout(lambda _, trail: Fallback(asked, trail), first.request, self.trail, dog)
 
-    async def iterate(self, events: Events) -> AsyncGenerator[Event]:
-        """Hand out the events one by one, folding each batch as it comes."""
+    async def iterate(self, events: Events) -> AsyncGenerator[Sequence[Event]]:
+        """Hand out the events by the batch, folding each as it comes."""
         collector = self._collector
         ready = Ready.of(events)
         try:
             collector.add(ready.head)
-            for event in ready.head:
-                yield event
+            yield ready.head
             if ready.rest is not None:
                 async for batch in ready.rest:
                     collector.add(batch)
-                    for event in batch:
-                        yield event
+                    yield batch
             self._end()
         except AsyncLLMError as error:
             self.tell(error)

@@ -36,7 +36,7 @@ from asyncllm.middleware.hedge import Hedge
 from asyncllm.middleware.limits import Limiter
 from asyncllm.middleware.retry import Retry
 from asyncllm.stream import Stream as AsyncStream
-from asyncllm.stream import TextStream as AsyncTextStream
+from asyncllm.text_stream import TextStream as AsyncTextStream
 from asyncllm.toolruns.rounds import ToolOptions, ToolRun
 from asyncllm.toolruns.stream import ToolEvent
 from asyncllm.toolruns.stream import ToolStream as AsyncToolStream

@@ -17,6 +17,7 @@ from asyncllm import (
     Event,
     Finished,
     Message,
+    Request,
     Retry,
     Sampling,
     Settings,
@@ -39,6 +40,7 @@ from asyncllm.testing import (
     openai_reply,
     openai_stream,
 )
+from asyncllm.trail import Trail
 
 HELLO: list[Event] = [
     Started("m", "r-1"),
@@ -727,3 +729,38 @@ async def test_a_completion_streams_too() -> None:
     async with Client(model="echo:x") as client, client.stream_complete("one two") as stream:
         assert [event.text async for event in stream if isinstance(event, TextDelta)] == ["one", " two"]
     assert stream.response.text == "one two"
+
+
+async def test_a_request_is_asked_as_it_describes_itself() -> None:
+    asked = Request(model="", messages=(Message("user", "one two"),))
+
+    async with Client(model="echo:x") as client:
+        whole = await client.ask(asked).whole()
+        async with client.ask(msgspec.structs.replace(asked, stream=True), model="echo:y") as stream:
+            batches = [batch async for batch in stream.batches]
+
+    assert (whole.text, whole.model) == ("one two", "x")
+    assert stream.response.text == "one two"
+    assert stream.response.model == "y"
+    assert sum(map(len, batches)) >= 3
+
+
+async def test_deadlines_of_a_request_are_the_client_s_unless_it_has_its_own() -> None:
+    seen: list[Timeouts] = []
+
+    class Hook:
+        def before(self, call: Trail, /) -> None:
+            seen.append(call.request.timeouts)
+
+    asked = Request(model="", messages=(Message("user", "one"),))
+    async with Client(model="echo:x", timeouts=Timeouts(total_s=7), hooks=[Hook()]) as client:
+        await client.ask(asked).whole()
+        await client.ask(msgspec.structs.replace(asked, timeouts=Timeouts(total_s=3))).whole()
+
+    assert [one.total_s for one in seen] == [7, 3]
+
+
+async def test_batches_of_events_are_read_inside_the_block_alone() -> None:
+    async with Client(model="echo:x") as client:
+        with pytest.raises(TypeError, match="inside its block"):
+            _ = client.stream("hi").batches

@@ -29,6 +29,7 @@ FLOOR = {
     "dialect": 1,
     "estimate": 1,
     "exchange": 1,
+    "lifetime": 1,
     "multipart": 1,
     "ndjson": 1,
     "rejection": 1,
@@ -66,11 +67,13 @@ FLOOR = {
     "once": 5,
     "routes": 5,
     "stream": 5,
+    "text_stream": 5,
     "toolruns": 5,
     "client": 6,
     "instances": 6,
     "sync": 6,
     "__init__": 7,
+    "server": 7,
     "cli": 8,
     "testing": 8,
     "__main__": 8,
@@ -111,7 +114,9 @@ NEIGHBOURS = {
     ("jobs", "routes"),
     ("instances", "client"),
     ("toolruns", "stream"),
+    ("text_stream", "stream"),
     ("tokens", "client"),  # for type checkers alone
+    ("server", "__init__"),  # its version
     ("sync", "client"),
     ("cli", "__init__"),
     ("cli", "testing"),  # the mock server alone
@@ -137,7 +142,10 @@ HOMES = {
     "pyarrow": {"asyncllm/batch/formats/parquet.py"},
     "pytest": {"asyncllm/testing"},
     "ray": {"asyncllm/batch/workers/ray.py"},
+    "sse_starlette": {"asyncllm/server"},
+    "starlette": {"asyncllm/server"},
     "tomllib": {"asyncllm/config.py"},
+    "uvicorn": {"asyncllm/server"},
     "vllm": {"backends/asyncllm_vllm"},
     "xllamacpp": {"backends/asyncllm_llamacpp"},
     "yarl": {"asyncllm/transport"},  # aiohttp's own type for addresses

@@ -44,6 +44,7 @@ def make_parser() -> ArgumentParser:
     _add_models(add)
     _add_doctor(add)
     _add_jobs(add)
+    _add_serve(add)
     _add_mock_server(add)
     return parser
 
@@ -140,6 +141,28 @@ has failed.""",
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="how long `wait` waits (default: no limit)")
     parser.add_argument("--output", metavar="FILE", help="where `wait` puts a film or a recording")
     _add_json(parser)
+
+
+def _add_serve(add: _AddParser) -> None:
+    parser = _add(
+        add,
+        "serve",
+        "serve",
+        "serve models in OpenAI's API, whatever backend they are of",
+        """\
+Serve models in OpenAI's API, whatever backend they are of: chats, completions and embeddings, streamed or whole, and
+the list of models. Requests name a model as -m does; without -m they may name any alias, deployment or group of
+asyncllm.toml, and with nothing configured it is the local model. The one line on stdout is the address, a client's
+base URL. Nobody is asked for a key, so only this machine can reach it. Ctrl-C (status 130) or SIGTERM (143) lets
+streams end for --drain seconds, and then ends it.""",
+    )
+    add_target(parser)
+    group = parser.add_argument_group("where to listen")
+    group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="of this machine (default: 127.0.0.1)")
+    group.add_argument("--port", type=int, default=8000, metavar="N", help="port, 0 for any free one (default: 8000)")
+    group.add_argument("--uds", metavar="PATH", help="a Unix socket in place of address and port")
+    group.add_argument("--drain", type=int, default=30, metavar="SECONDS", help="for streams to end (default: 30)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no lines about the command itself, errors aside")
 
 
 def _add_mock_server(add: _AddParser) -> None:

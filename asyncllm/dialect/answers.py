@@ -16,7 +16,14 @@ from typing import Any
 
 from asyncllm.types import Embeddings, Message, Response, ResponseChoice, TokenLogprob, Usage
 
-__all__ = ["write_chat_reply", "write_completion_reply", "write_embeddings_reply"]
+__all__ = [
+    "write_chat_reply",
+    "write_completion_reply",
+    "write_embeddings_reply",
+    "write_logprobs",
+    "write_text_logprobs",
+    "write_usage",
+]
 
 
 def write_chat_reply(response: Response, *, id_: str = "", model: str = "", created: int = 0) -> dict[str, Any]:
@@ -30,7 +37,7 @@ def write_chat_reply(response: Response, *, id_: str = "", model: str = "", crea
         "created": created,
         "model": response.model or model,
         "choices": [_chat_choice(choice) for choice in response.choices],
-        "usage": _usage(response.usage),
+        "usage": write_usage(response.usage),
     }
 
 
@@ -45,12 +52,12 @@ def write_completion_reply(response: Response, *, id_: str = "", model: str = ""
             {
                 "index": choice.index,
                 "text": choice.message.text,
-                "logprobs": None if choice.logprobs is None else _completion_logprobs(choice.logprobs),
+                "logprobs": None if choice.logprobs is None else write_text_logprobs(choice.logprobs),
                 "finish_reason": _finish_reason(choice),
             }
             for choice in response.choices
         ],
-        "usage": _usage(response.usage),
+        "usage": write_usage(response.usage),
     }
 
 
@@ -63,7 +70,7 @@ def write_embeddings_reply(embeddings: Embeddings, *, model: str = "", in_base64
             for index, vector in enumerate(embeddings.vectors)
         ],
         "model": embeddings.model or model,
-        "usage": _usage(embeddings.usage),
+        "usage": write_usage(embeddings.usage),
     }
 
 
@@ -72,7 +79,7 @@ def _chat_choice(choice: ResponseChoice) -> dict[str, Any]:
     return {
         "index": choice.index,
         "message": _message(choice.message),
-        "logprobs": None if logprobs is None else {"content": [_token(token) for token in logprobs], "refusal": None},
+        "logprobs": None if logprobs is None else write_logprobs(logprobs),
         "finish_reason": _finish_reason(choice),
     }
 
@@ -95,6 +102,11 @@ def _finish_reason(choice: ResponseChoice) -> str | None:
     return choice.finish_reason or choice.finish_reason_raw
 
 
+def write_logprobs(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+    """The `logprobs` of a choice of a chat."""
+    return {"content": [_token(token) for token in tokens], "refusal": None}
+
+
 def _token(token: TokenLogprob) -> dict[str, Any]:
     return {**_top(token), "top_logprobs": [_top(top) for top in token.top]}
 
@@ -103,7 +115,8 @@ def _top(token: TokenLogprob) -> dict[str, Any]:
     return {"token": token.token, "logprob": token.logprob, "bytes": token.bytes}
 
 
-def _completion_logprobs(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+def write_text_logprobs(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+    """The `logprobs` of a choice of a text completion."""
     return {
         "tokens": [token.token for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
@@ -112,7 +125,7 @@ def _completion_logprobs(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
     }
 
 
-def _usage(usage: Usage) -> dict[str, Any] | None:
+def write_usage(usage: Usage) -> dict[str, Any] | None:
     """What is known of it; a count that is not known is left out, because it is not zero."""
     inputs = {"cached_tokens": usage.cached_tokens, "audio_tokens": usage.input_audio_tokens}
     outputs = {"reasoning_tokens": usage.reasoning_tokens, "audio_tokens": usage.output_audio_tokens}

@@ -1,0 +1,85 @@
+"""Running the application with uvicorn, and ending it without breaking off what is under way."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from asyncllm.client import Client
+from asyncllm.errors import ConfigError
+from asyncllm.server.app import app
+from asyncllm.server.settings import ServerSettings
+
+__all__ = ["serve"]
+
+_BACKLOG = 2048
+_DRAIN_S = 30
+_KEEP_ALIVE_S = 5
+
+
+async def serve(
+    client: Client,
+    settings: ServerSettings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    uds: str | None = None,
+    drain_s: int = _DRAIN_S,
+    tell: Callable[[str], None],
+) -> None:
+    """Answer requests until SIGINT or SIGTERM; then streams may end for `drain_s` seconds. `tell` hears the address.
+
+    Raises `ConfigError` for an address that cannot be listened on, or that others than this machine reach.
+    """
+    application = app(client, settings)
+    listening = _listen(host, port) if uds is None else None
+    config = uvicorn.Config(
+        application,
+        uds=uds,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=drain_s,
+        log_config=None,
+        access_log=False,  # its lines have queries in them
+        server_header=False,
+        lifespan="off",
+        ws="none",
+    )
+    try:
+        told = f"unix:{uds}" if listening is None else f"http://{_written(listening)}"
+        tell(told)
+        await uvicorn.Server(config).serve(None if listening is None else [listening])
+    finally:
+        if listening is not None:
+            listening.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    address = "127.0.0.1" if host == "localhost" else host
+    try:
+        kind = ipaddress.ip_address(address)
+    except ValueError:
+        raise ConfigError(f"{host} is no address: give one such as 127.0.0.1 or ::1", field="host") from None
+    if not kind.is_loopback:
+        raise ConfigError(
+            f"{host} is reached from other machines, and this server asks for no keys yet: listen on 127.0.0.1, and "
+            "put what checks keys before it",
+            field="host",
+        )
+    listening = socket.socket(socket.AF_INET6 if kind.version == 6 else socket.AF_INET)  # a version
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address, port))
+        listening.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise ConfigError(f"cannot listen on port {port} of {host}: {error}", field="port") from error
+    return listening
+
+
+def _written(listening: socket.socket) -> str:
+    host, port, *_ = listening.getsockname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

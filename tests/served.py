@@ -1,0 +1,48 @@
+"""Our own server on a socket of the loopback, in the loop of the test."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import uvicorn
+
+from asyncllm import Client
+from asyncllm.server import ServerSettings, app
+
+__all__ = ["served", "server_of"]
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave signals to pytest."""
+        yield
+
+
+@asynccontextmanager
+async def served(client: Client, **settings: Any) -> AsyncGenerator[str]:
+    """The address of a server that answers with `client`."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(app(client, ServerSettings(**settings)), log_config=None, lifespan="off", ws="none")
+    server = _Server(config)
+    running = asyncio.create_task(server.serve([listening]))
+    try:
+        while not server.started:  # noqa: ASYNC110  # uvicorn tells nobody
+            await asyncio.sleep(0.005)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = server.force_exit = True
+        await running
+        listening.close()
+
+
+@asynccontextmanager
+async def server_of(model: str, settings: dict[str, Any] | None = None, **options: Any) -> AsyncGenerator[str]:
+    """The same, with a client of `model`."""
+    async with Client(model=model, **options) as client, served(client, **(settings or {})) as url:
+        yield url
