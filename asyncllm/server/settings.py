@@ -22,6 +22,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     none. Without any, it is the client's own model."""
     passed_fields: frozenset[str] = frozenset({"response_format"})
     """Fields of bodies that asyncllm has no name for and that go to the backend as they are. Others are ignored."""
+    fetch_urls: bool = False
+    """Whether a picture may be an address, which whatever is behind the model fetches from where it stands."""
     max_body_bytes: int = 8 * 2**20
     max_messages: int = 2000
     """Of one conversation."""

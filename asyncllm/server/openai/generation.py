@@ -22,7 +22,7 @@ from asyncllm.server.replies import send_json, told_of
 from asyncllm.server.settings import ServerSettings
 from asyncllm.server.streams import EventStream
 from asyncllm.stream import Stream
-from asyncllm.types import Request
+from asyncllm.types import ContentPart, FilePart, ImagePart, Request
 from asyncllm.watchdog import Watchdog
 
 __all__ = ["Generation"]
@@ -79,6 +79,9 @@ class Generation(Endpoint):
             raise InvalidRequestError(f"a conversation has at most {settings.max_messages} messages", field="messages")
         if isinstance(asked.sampling.n, int) and asked.sampling.n > settings.max_choices:
             raise InvalidRequestError(f"n is at most {settings.max_choices}", field="n")
+        for position, message in enumerate(asked.messages):
+            for part in () if isinstance(message.content, str) else message.content:
+                _check_part(part, f"messages[{position}].content", settings)
 
     def _writer(self, body: bytes, id_: str, model: str) -> ChunkWriter:
         try:
@@ -110,6 +113,16 @@ class Generation(Endpoint):
                 headers={},
             )
             await reply(scope, receive, send)
+
+
+def _check_part(part: ContentPart, field: str, settings: ServerSettings) -> None:
+    if isinstance(part, ImagePart) and isinstance(part.url, str) and not part.url.startswith("data:"):
+        if not settings.fetch_urls:
+            raise InvalidRequestError("addresses are not fetched here: send the picture as a data: URL", field=field)
+        if not part.url.lower().startswith(("http://", "https://")):
+            raise InvalidRequestError("the address of a picture begins with http:// or https://", field=field)
+    if isinstance(part, FilePart) and isinstance(part.file_id, str):
+        raise InvalidRequestError("there are no files here to name by their ids: send the file itself", field=field)
 
 
 async def _pieces(call: Stream, writer: ChunkWriter) -> AsyncIterator[bytes]:
