@@ -148,13 +148,13 @@ def _add_serve(add: _AddParser) -> None:
         add,
         "serve",
         "serve",
-        "serve models in OpenAI's API, whatever backend they are of",
+        "serve models in OpenAI's API and Anthropic's, whatever backend they are of",
         """\
-Serve models in OpenAI's API, whatever backend they are of: chats, completions and embeddings, streamed or whole, and
-the list of models. Requests name a model as -m does; without -m they may name any alias, deployment or group of
-asyncllm.toml, and with nothing configured it is the local model. The one line on stdout is the address, a client's
-base URL. Nobody is asked for a key, so only this machine can reach it. Ctrl-C (status 130) or SIGTERM (143) lets
-streams end for --drain seconds, and then ends it.""",
+Serve models in OpenAI's API and Anthropic's, whatever backend they are of: chats, completions and embeddings, streamed
+or whole, and the list of models. Requests name a model as -m does; without -m they may name any alias, deployment or
+group of asyncllm.toml, and with nothing configured it is the local model. The one line on stdout is the address, a
+client's base URL. Nobody is asked for a key, so only this machine can reach it. Ctrl-C (status 130) or SIGTERM (143)
+lets streams end for --drain seconds, and then ends it.""",
     )
     add_target(parser)
     group = parser.add_argument_group("where to listen")

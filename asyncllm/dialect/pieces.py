@@ -31,7 +31,7 @@ from asyncllm.events import (
 )
 from asyncllm.types import Usage
 
-__all__ = ["ChunkWriter", "DONE"]
+__all__ = ["ChunkWriter", "DONE", "safe"]
 
 DONE = b"data: [DONE]\n\n"
 
@@ -42,10 +42,11 @@ _LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\
 
 def _framed(document: Any) -> bytes:
     """One event with `document` as its data."""
-    return b"data: %b\n\n" % _safe(_encode(document))
+    return b"data: %b\n\n" % safe(_encode(document))
 
 
-def _safe(data: bytes) -> bytes:
+def safe(data: bytes) -> bytes:
+    """JSON without what some readers take for the end of a line."""
     if not data.isascii():
         for end, escaped in _LINE_ENDS:
             data = data.replace(end, escaped)
@@ -83,7 +84,7 @@ class ChunkWriter:
         self._positions: dict[int, dict[str, int]] = {}
         self._called: set[int] = set()
         tail = b',"usage":null}\n\n' if include_usage and not continuous_usage else b"}\n\n"
-        self._text_head = b"data: %b" % _safe(_encode({**self._head, "choices": None}))[: -len(b"null}")]
+        self._text_head = b"data: %b" % safe(_encode({**self._head, "choices": None}))[: -len(b"null}")]
         self._text_tail = b',"logprobs":null,"finish_reason":null}]' + tail
 
     def write(self, events: Sequence[Event]) -> bytes:
@@ -124,7 +125,7 @@ class ChunkWriter:
         if self._continuous or (self._is_chat and index not in self._begun):
             return self._delta(index, "content", event.text)
         field = b'"delta":{"content":%b}' if self._is_chat else b'"text":%b'
-        choice = b'[{"index":%d,' % index + field % _safe(_encode(event.text))
+        choice = b'[{"index":%d,' % index + field % safe(_encode(event.text))
         return b"%b%b%b" % (self._text_head, choice, self._text_tail)
 
     def _text_with(self, event: TextDelta, logprobs: LogprobsDelta) -> bytes:

@@ -13,9 +13,10 @@ from starlette.routing import Route
 from asyncllm.client import Client
 from asyncllm.dialect.faults import write_error
 from asyncllm.errors import APIStatusError
+from asyncllm.server.anthropic.messages import CountTokens, Messages
 from asyncllm.server.models import Served
 from asyncllm.server.openai.embeddings import Embeddings
-from asyncllm.server.openai.generation import Generation
+from asyncllm.server.openai.generation import Chats, Completions
 from asyncllm.server.openai.health import Health, Ready, Version
 from asyncllm.server.openai.models import Model, Models
 from asyncllm.server.settings import ServerSettings
@@ -25,7 +26,7 @@ __all__ = ["app"]
 
 
 def app(client: Client, settings: ServerSettings = ServerSettings()) -> Starlette:
-    """An ASGI application that answers in OpenAI's API with `client`, which stays its caller's to close.
+    """An ASGI application that answers in OpenAI's API and Anthropic's with `client`, which its caller closes.
 
         application.mount("/llm", asyncllm.server.app(client))
 
@@ -38,8 +39,10 @@ def app(client: Client, settings: ServerSettings = ServerSettings()) -> Starlett
     created = int(time.time())
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", Generation(client, served, settings, dog, is_chat=True), methods=["POST"]),
-            Route("/v1/completions", Generation(client, served, settings, dog, is_chat=False), methods=["POST"]),
+            Route("/v1/chat/completions", Chats(client, served, settings, dog), methods=["POST"]),
+            Route("/v1/completions", Completions(client, served, settings, dog), methods=["POST"]),
+            Route("/v1/messages", Messages(client, served, settings, dog), methods=["POST"]),
+            Route("/v1/messages/count_tokens", CountTokens(client, served, settings), methods=["POST"]),
             Route("/v1/embeddings", Embeddings(client, served, settings), methods=["POST"]),
             Route("/v1/models", Models(served, created), methods=["GET"]),
             Route("/v1/models/{id:path}", Model(served, created), methods=["GET"]),

@@ -6,12 +6,14 @@ import logging
 import re
 import secrets
 from abc import ABC, abstractmethod
+from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
+from asyncllm.dialect.faults import write_error
 from asyncllm.errors import AsyncLLMError, InternalServerError
 from asyncllm.server.departure import ClientGone
-from asyncllm.server.replies import send_error
+from asyncllm.server.replies import http_status, retry_headers, send_json, told_of
 
 __all__ = ["Endpoint"]
 
@@ -21,6 +23,9 @@ _ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 
 class Endpoint(ABC):
     """One route, as an ASGI application."""
+
+    id_header = b"x-request-id"
+    """Where a reply has the id of its request."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -32,24 +37,32 @@ class Endpoint(ABC):
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
-                message["headers"] = [*message["headers"], (b"x-request-id", id_)]
+                message["headers"] = [*message["headers"], (self.id_header, id_)]
             await send(message)
 
+        request_id = id_.decode()
         try:
-            await self.answer(scope, receive, told, id_.decode())
+            await self.answer(scope, receive, told, request_id)
         except ClientGone:
             return
-        except AsyncLLMError as error:
-            if has_begun:
-                raise
-            await send_error(told, error)
         except Exception as error:
-            # Its text may hold what was asked, and where the server keeps its files.
-            _log.error("a request of %s failed by a %s", scope["path"], type(error).__name__)
+            known = error if isinstance(error, AsyncLLMError) else _unexpected(scope, error)
             if has_begun:
                 raise
-            await send_error(told, InternalServerError("the server failed; its log says more", status=500))
+            known = told_of(known)
+            await send_json(told, self.fault(known, request_id), http_status(known), retry_headers(known))
+
+    def fault(self, error: AsyncLLMError, request_id: str) -> dict[str, Any]:
+        """The body of an error reply: OpenAI's."""
+        del request_id
+        return write_error(error)
 
     @abstractmethod
     async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         """Do what the route does. Raises `AsyncLLMError`, `ClientGone`."""
+
+
+def _unexpected(scope: Scope, error: Exception) -> InternalServerError:
+    # Its text may hold what was asked, and where the server keeps its files.
+    _log.error("a request of %s failed by a %s", scope["path"], type(error).__name__)
+    return InternalServerError("the server failed; its log says more", status=500)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from starlette.types import Send
 
-from asyncllm.dialect.faults import status_of, write_error
+from asyncllm.dialect.faults import status_of
 from asyncllm.errors import (
     APIError,
     APIStatusError,
@@ -18,7 +18,7 @@ from asyncllm.errors import (
     PermissionDeniedError,
 )
 
-__all__ = ["send_error", "send_json", "told_of"]
+__all__ = ["http_status", "retry_headers", "send_json", "told_of"]
 
 _JSON = (b"content-type", b"application/json")
 _encode = msgspec.json.Encoder().encode
@@ -33,16 +33,6 @@ async def send_json(send: Send, document: Any, status: int = 200, headers: Mappi
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_error(send: Send, error: AsyncLLMError) -> None:
-    """Send what `error` means in OpenAI's form."""
-    error = told_of(error)
-    wait_s = error.retry_after_s if isinstance(error, APIError) else None
-    headers = (
-        {} if wait_s is None else {"retry-after": f"{max(1, round(wait_s))}", "retry-after-ms": f"{wait_s * 1000:.0f}"}
-    )
-    await send_json(send, write_error(error), _status(error), headers)
-
-
 def told_of(error: AsyncLLMError) -> AsyncLLMError:
     """What a client may know: that a key of ours is bad is no business of somebody who has another."""
     if isinstance(error, AuthenticationError | PermissionDeniedError):
@@ -50,6 +40,15 @@ def told_of(error: AsyncLLMError) -> AsyncLLMError:
     return error
 
 
-def _status(error: AsyncLLMError) -> int:
+def http_status(error: AsyncLLMError) -> int:
+    """The status that `error` is told with: one that it has itself, which a timeout has too where a client is late."""
     own = error.status if isinstance(error, APIError) else None
     return own if own is not None and not isinstance(error, APIStatusError) and 400 <= own < 600 else status_of(error)
+
+
+def retry_headers(error: AsyncLLMError) -> dict[str, str]:
+    """When to ask again, where that is known."""
+    wait_s = error.retry_after_s if isinstance(error, APIError) else None
+    if wait_s is None:
+        return {}
+    return {"retry-after": f"{max(1, round(wait_s))}", "retry-after-ms": f"{wait_s * 1000:.0f}"}

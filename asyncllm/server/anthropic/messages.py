@@ -1,0 +1,70 @@
+"""`POST /v1/messages` and `/v1/messages/count_tokens`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from asyncllm.client import Client
+from asyncllm.errors import AsyncLLMError
+from asyncllm.server.anthropic.answers import EventWriter, write_fault, write_message
+from asyncllm.server.anthropic.served import read_messages_request
+from asyncllm.server.bodies import read_body
+from asyncllm.server.departure import Watched
+from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.generation import Generation, check_asked
+from asyncllm.server.models import Served
+from asyncllm.server.replies import send_json
+from asyncllm.server.settings import ServerSettings
+from asyncllm.types import Request, Response
+
+__all__ = ["CountTokens", "Messages"]
+
+
+class Messages(Generation):
+    """Answers conversations."""
+
+    id_header = b"request-id"
+
+    def read(self, body: bytes) -> Request:
+        """See `Generation`."""
+        return read_messages_request(body)
+
+    def reply(self, response: Response, request_id: str, model: str) -> dict[str, Any]:
+        """See `Generation`."""
+        return write_message(response, id_=f"msg_{request_id}", model=model)
+
+    def writer(self, body: bytes, request_id: str, model: str) -> EventWriter:
+        """See `Generation`."""
+        del body
+        return EventWriter(id_=f"msg_{request_id}", model=model, request_id=request_id)
+
+    def fault(self, error: AsyncLLMError, request_id: str) -> dict[str, Any]:
+        """See `Endpoint`."""
+        return write_fault(error, request_id)
+
+
+class CountTokens(Endpoint):
+    """Counts the tokens of a conversation by the model's own tokenizer, where the backend can."""
+
+    id_header = b"request-id"
+
+    def __init__(self, client: Client, served: Served, settings: ServerSettings) -> None:
+        self._client = client
+        self._served = served
+        self._settings = settings
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        """See `Endpoint`."""
+        del request_id
+        asked = read_messages_request(await read_body(scope, receive, self._settings), is_counted=True)
+        check_asked(asked, self._settings)
+        _, model = self._served.find(asked.model)
+        async with Watched(receive):
+            counted = await self._client.check_prompt(list(asked.messages), model=model, tools=asked.tools)
+        await send_json(send, {"input_tokens": counted.tokens})
+
+    def fault(self, error: AsyncLLMError, request_id: str) -> dict[str, Any]:
+        """See `Endpoint`."""
+        return write_fault(error, request_id)

@@ -1,0 +1,133 @@
+"""A call that is made for a request, whole or streamed, in whichever API it was asked for."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Protocol
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from asyncllm.client import Client
+from asyncllm.errors import AsyncLLMError, InvalidRequestError
+from asyncllm.events import Event
+from asyncllm.server.bodies import read_body
+from asyncllm.server.departure import Watched
+from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.models import Served
+from asyncllm.server.replies import send_json, told_of
+from asyncllm.server.settings import ServerSettings
+from asyncllm.server.streams import EventStream
+from asyncllm.stream import Stream
+from asyncllm.types import ContentPart, FilePart, ImagePart, Request, Response
+from asyncllm.watchdog import Watchdog
+
+__all__ = ["Generation", "Writer", "check_asked"]
+
+
+class Writer(Protocol):
+    """Writes one answer in the form of an API's streams."""
+
+    def write(self, events: Sequence[Event]) -> bytes:
+        """What `events` come to."""
+        ...
+
+    def end(self) -> bytes:
+        """What comes after the last event."""
+        ...
+
+    def fail(self, error: AsyncLLMError) -> bytes:
+        """What comes in place of the rest."""
+        ...
+
+    def keep_alive(self) -> bytes:
+        """What breaks a silence."""
+        ...
+
+
+class Generation(Endpoint):
+    """One route that generates."""
+
+    def __init__(self, client: Client, served: Served, settings: ServerSettings, dog: Watchdog) -> None:
+        self._client = client
+        self._served = served
+        self._settings = settings
+        self._dog = dog
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        """See `Endpoint`."""
+        body = await read_body(scope, receive, self._settings)
+        asked = self.read(body)
+        check_asked(asked, self._settings)
+        name, model = self._served.find(asked.model)
+        # Any other field that no noun has a place for is ignored, as the APIs' own servers ignore it.
+        extra = {field: asked.extra[field] for field in self._settings.passed_fields & asked.extra.keys()}
+        call = self._client.ask(msgspec.structs.replace(asked, model="", extra=extra), model=model)
+        if asked.stream:
+            await self._stream(scope, receive, send, call, self.writer(body, request_id, name))
+            return
+        async with Watched(receive):
+            response = await call.whole()
+        # The names are the server's: which model and which call of whose stand behind them is not told.
+        known = msgspec.structs.replace(response, request_id=None, model=None)
+        await send_json(send, self.reply(known, request_id, name))
+
+    @abstractmethod
+    def read(self, body: bytes) -> Request:
+        """What is asked. Raises `InvalidRequestError`."""
+
+    @abstractmethod
+    def reply(self, response: Response, request_id: str, model: str) -> Any:
+        """The whole answer as a document."""
+
+    @abstractmethod
+    def writer(self, body: bytes, request_id: str, model: str) -> Writer:
+        """Who writes the streamed answer. Raises `InvalidRequestError`."""
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, call: Stream, writer: Writer) -> None:
+        settings = self._settings
+        async with AsyncExitStack() as opened:
+            async with Watched(receive):
+                await opened.enter_async_context(call)  # from then on its first event is there
+            reply = EventStream(
+                _pieces(call, writer),
+                dog=self._dog,
+                send_timeout_s=settings.send_timeout_s,
+                keep_alive_s=settings.keep_alive_s,
+                keep_alive=writer.keep_alive,
+                headers={},
+            )
+            await reply(scope, receive, send)
+
+
+def check_asked(asked: Request, settings: ServerSettings) -> None:
+    """Raise `InvalidRequestError` for what goes over the server's limits, or has something fetched."""
+    if len(asked.messages) > settings.max_messages:
+        raise InvalidRequestError(f"a conversation has at most {settings.max_messages} messages", field="messages")
+    if isinstance(asked.sampling.n, int) and asked.sampling.n > settings.max_choices:
+        raise InvalidRequestError(f"n is at most {settings.max_choices}", field="n")
+    for position, message in enumerate(asked.messages):
+        for part in () if isinstance(message.content, str) else message.content:
+            _check_part(part, f"messages[{position}].content", settings)
+
+
+def _check_part(part: ContentPart, field: str, settings: ServerSettings) -> None:
+    if isinstance(part, ImagePart) and isinstance(part.url, str) and not part.url.startswith("data:"):
+        if not settings.fetch_urls:
+            raise InvalidRequestError("addresses are not fetched here: send the picture as a data: URL", field=field)
+        if not part.url.lower().startswith(("http://", "https://")):
+            raise InvalidRequestError("the address of a picture begins with http:// or https://", field=field)
+    if isinstance(part, FilePart) and isinstance(part.file_id, str):
+        raise InvalidRequestError("there are no files here to name by their ids: send the file itself", field=field)
+
+
+async def _pieces(call: Stream, writer: Writer) -> AsyncIterator[bytes]:
+    try:
+        async for batch in call.batches:
+            yield writer.write(batch)
+    except AsyncLLMError as error:
+        yield writer.fail(told_of(error))
+    else:
+        yield writer.end()
