@@ -166,8 +166,8 @@ async def test_json_schema_holds_chat_and_completion(client: Client) -> None:
         "additionalProperties": False,
     }
     for reply in (
-        await client.chat("Answer.", constraint=JsonSchema(schema), max_tokens=400),
-        await client.complete("Answer: ", constraint=JsonSchema(schema), max_tokens=400),
+        await client.chat("Answer.", constraint=JsonSchema(schema), max_tokens=400, temperature=0),
+        await client.complete("Answer: ", constraint=JsonSchema(schema), max_tokens=400, temperature=0),
     ):
         assert set(msgspec.json.decode(reply.text)) == {"ok"}
 
