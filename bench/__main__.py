@@ -8,7 +8,21 @@ from typing import Any
 
 import msgspec
 
-from bench import batch, contracts, embedded, fanout, imports, layers, memory, models, overhead, report, sandbox, vllm
+from bench import (
+    batch,
+    contracts,
+    embedded,
+    fanout,
+    gateway,
+    imports,
+    layers,
+    memory,
+    models,
+    overhead,
+    report,
+    sandbox,
+    vllm,
+)
 
 _NAMES = {
     "overhead": "client CPU per plain call and per streamed event: bare aiohttp+msgspec, asyncllm, openai",
@@ -18,13 +32,14 @@ _NAMES = {
     "vllm": "vLLM in-process beside the naked engine and beside its own server: throughput, first token, CPU, start",
     "batch": "batches: rows a second through a store, the fan-out over HTTP, and vLLM's own batch beside ours",
     "fanout": "wall time of 1,000 concurrent calls of 0.5 s",
+    "server": "events a second through our server, beside sse_starlette's stock response and a bare ASGI application",
     "import": "wall time of `import asyncllm`, modules loaded, distributions required",
     "sandbox": "wall time of a snippet in the sandbox, from start to end, beside a plain Python",
     "contracts": "no figure: what the five systems can do and asyncllm too, row by row, from the tests' results",
     "models": "no figure: make the models that benchmarks and tests of vLLM run, and name their folders",
 }
 # Of any other, one.
-_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "fanout": 3, "batch": 3, "import": 31, "sandbox": 31}
+_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "fanout": 3, "batch": 3, "server": 3, "import": 31, "sandbox": 31}
 _QUICK_ROUNDS = {"layers": 3, "import": 5, "sandbox": 5}
 
 
@@ -117,6 +132,9 @@ def _run(options: _Options, name: str) -> tuple[object, str]:
         case "batch":
             worked = batch.measure(quick=quick, rounds=rounds)
             return worked, batch.text(worked)
+        case "server":
+            served = gateway.measure(quick=quick, rounds=rounds)
+            return served, gateway.text(served)
         case "contracts":
             shown = contracts.measure(quick=quick)
             return shown, contracts.text(shown)
