@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncGenerator, Sequence
@@ -14,8 +15,8 @@ import openai
 import pytest
 
 import asyncllm
-from asyncllm import Client
-from asyncllm.testing import FaultyServer, Op, SeenRequest, Sse, Stall, Status
+from asyncllm import Client, TextDelta
+from asyncllm.testing import FaultyServer, Op, ScriptedBackend, SeenRequest, Sse, Stall, Status
 from served import served, server_of
 
 ASKED: list[Any] = [{"role": "user", "content": "one two three"}]
@@ -274,6 +275,32 @@ async def test_a_client_that_goes_ends_the_work_behind(stream: bool) -> None:
         async with asyncio.timeout(10):
             while server.requests[0].aborted_s is None:  # noqa: ASYNC110  # the server tells nobody
                 await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_mistake_of_a_backend_says_nothing_of_what_was_asked(
+    late: bool, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("DEBUG")
+    canary = "the canary sang in the mine"
+    script: list[Any] = [[*([TextDelta("one")] if late else []), ValueError(f"cannot say {canary}")]]
+    async with (
+        Client(backend=ScriptedBackend(script)) as client,
+        served(client, models={"m": ""}) as url,
+        aiohttp.ClientSession() as http,
+    ):
+        asked = {"messages": [{"role": "user", "content": canary}], "stream": True}
+        async with http.post(f"{url}/v1/chat/completions", json=asked) as reply:
+            body = b""
+            with contextlib.suppress(aiohttp.ClientPayloadError):
+                async for piece in reply.content.iter_any():
+                    body += piece
+
+    assert reply.status == (200 if late else 500)
+    assert b"[DONE]" not in body
+    told = body.decode() + caplog.text + "".join(capfd.readouterr())
+    assert canary not in told
+    assert "ValueError" in caplog.text
 
 
 async def test_a_silence_is_broken_by_chunks_that_say_nothing() -> None:

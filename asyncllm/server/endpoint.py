@@ -48,7 +48,7 @@ class Endpoint(ABC):
         except Exception as error:
             known = error if isinstance(error, AsyncLLMError) else _unexpected(scope, error)
             if has_begun:
-                raise
+                return  # a reply that is not completed is cut off; raised, its error would be logged, text and all
             known = told_of(known)
             await send_json(told, self.fault(known, request_id), http_status(known), retry_headers(known))
 
