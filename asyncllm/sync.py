@@ -40,7 +40,7 @@ from asyncllm.text_stream import TextStream as AsyncTextStream
 from asyncllm.toolruns.rounds import ToolOptions, ToolRun
 from asyncllm.toolruns.stream import ToolEvent
 from asyncllm.toolruns.stream import ToolStream as AsyncToolStream
-from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Response, Timeouts
+from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Request, Response, Timeouts
 from asyncllm.waiting import WaitingStream, next_of
 
 __all__ = ["Client", "Stream", "TextStream", "ToolStream"]
@@ -247,6 +247,14 @@ class Client(WaitingMediaCalls, WaitingJobCalls, WaitingBatchCalls):
 
         return Stream(self._runner, self._runner.run(make))
 
+    def ask(self, request: Request, *, model: Model | None = None) -> Stream:
+        """The call that a `Request` describes: its `whole()`, or read as what `stream` returns."""
+
+        async def make() -> AsyncStream:
+            return self._client.ask(request, model=model)
+
+        return Stream(self._runner, self._runner.run(make))
+
     def embed(
         self,
         texts: str | Sequence[str],
@@ -318,6 +326,10 @@ class Stream(WaitingStream[Event]):
     def partial(self) -> Any:
         """The JSON of the answer so far as plain Python data; see `asyncllm.Stream.partial`."""
         return self._stream.partial
+
+    def whole(self) -> Response:
+        """Make the call and return the reply, without handing out its events."""
+        return self._runner.run(self._stream.whole)
 
     def objects(self) -> Iterator[Any]:
         """`partial` after each piece of the answer that changed it."""

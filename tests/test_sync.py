@@ -47,6 +47,17 @@ def test_it_has_the_methods_of_the_asynchronous_client_with_the_same_arguments()
             assert list(inspect.signature(twin).parameters) == list(inspect.signature(method).parameters), name
 
 
+def test_a_request_is_asked_whole_or_streamed() -> None:
+    asked = asyncllm.Request(model="", messages=(asyncllm.Message("user", "one two"),))
+
+    with asyncllm.sync.Client(model="echo:x") as client:
+        whole = client.ask(asked).whole()
+        with client.ask(asked, model="echo:y") as stream:
+            texts = [event.text for event in stream if isinstance(event, asyncllm.TextDelta)]
+
+    assert (whole.text, texts) == ("one two", ["one", " two"])
+
+
 def test_errors_are_the_same() -> None:
     with asyncllm.sync.Client(model="echo:x") as client:
         with pytest.raises(asyncllm.InvalidRequestError):
