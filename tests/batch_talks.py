@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from asyncllm import Message, Sampling
@@ -14,7 +16,7 @@ from asyncllm.testing.server import Scripts
 from asyncllm.transport import AiohttpTransport
 from asyncllm.types import Request
 
-__all__ = ["KEY", "batch", "chat", "outcomes", "serving", "text"]
+__all__ = ["KEY", "batch", "chat", "outcomes", "results", "serving", "text", "write_input"]
 
 KEY = "sk-batches-5e1f0c7a2b"
 MODEL = "gpt-x"
@@ -64,3 +66,16 @@ async def outcomes(backend: Batches, id_: str, requests: BatchRequest | None = N
     known = {item.id: item.request for item in requests.items} if requests is not None else {}
     async with backend.batch_outcomes(id_, known) as found:
         return {outcome.id: outcome async for outcome in found}
+
+
+def write_input(folder: Path, prompts: Sequence[str]) -> Path:
+    """The prompts as a file of rows, each called by its place."""
+    path = folder / "in.jsonl"
+    path.write_text("".join(json.dumps({"id": index, "prompt": text}) + "\n" for index, text in enumerate(prompts)))
+    return path
+
+
+def results(folder: Path) -> list[tuple[int, str | None, bool]]:
+    """Of each row of the output: what it is called, its text, and whether it has no error."""
+    rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    return [(row["id"], row["text"], row["error"] is None) for row in rows]

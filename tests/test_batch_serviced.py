@@ -18,21 +18,11 @@ from asyncllm import BatchReport, Client, RunProgress
 from asyncllm.testing import FaultyServer, ManualClock
 from asyncllm.workspace.batches import BatchStore
 from asyncllm.workspace.points import KILLED
+from batch_talks import results, write_input
 from openai_batch_server import OpenAIBatchServer
 
 PROMPTS = ("one", "refuse", "three", "late", "five", "six", "seven")
 QUICK: dict[str, Any] = {"part_items": 3, "interval_s": 0.01, "longest_s": 0.02, "patience_s": 0.05}
-
-
-def write_input(folder: Path, prompts: tuple[str, ...] = PROMPTS) -> Path:
-    path = folder / "in.jsonl"
-    path.write_text("".join(json.dumps({"id": index, "prompt": text}) + "\n" for index, text in enumerate(prompts)))
-    return path
-
-
-def results(folder: Path) -> list[tuple[int, str | None, bool]]:
-    rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
-    return [(row["id"], row["text"], row["error"] is None) for row in rows]
 
 
 EXPECTED = [
@@ -44,7 +34,7 @@ EXPECTED = [
 async def run(folder: Path, url: str, model: str = "openai:m", **options: Any) -> BatchReport:
     named = {"via": "vendor", "vendor": QUICK, **options}
     async with Client(model=model, base_url=url, api_key="sk-key") as client:
-        return await client.run_batch(write_input(folder), folder / "out.jsonl", **named)
+        return await client.run_batch(write_input(folder, PROMPTS), folder / "out.jsonl", **named)
 
 
 async def test_rows_go_in_parts_and_come_back_in_order(tmp_path: Path) -> None:
@@ -78,7 +68,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 def killed_at(point: str, folder: Path, url: str, model: str = "openai:m") -> int:
-    told = [str(write_input(folder)), str(folder / "out.jsonl"), url, model, json.dumps(QUICK)]
+    told = [str(write_input(folder, PROMPTS)), str(folder / "out.jsonl"), url, model, json.dumps(QUICK)]
     env = {**os.environ, "ASYNCLLM_CRASH": point}
     return subprocess.run([sys.executable, "-c", SCRIPT, *told], env=env, timeout=60).returncode
 
@@ -159,7 +149,7 @@ async def test_what_does_not_go_together_is_named_before_anything_is_sent(tmp_pa
         url = server.url + "/v1"
         with pytest.raises(asyncllm.UnsupportedError, match="echo"):
             async with Client(model="echo:x") as client:
-                await client.run_batch(write_input(tmp_path), tmp_path / "out.jsonl", via="vendor")
+                await client.run_batch(write_input(tmp_path, PROMPTS), tmp_path / "out.jsonl", via="vendor")
         for wrong in (
             {"via": "post"},
             {"vendor": {"in_flight": 0}},
@@ -178,6 +168,6 @@ async def test_a_clock_of_the_caller_decides_how_long_looks_are_apart(tmp_path: 
         FaultyServer(service) as server,
         Client(model="openai:m", base_url=server.url + "/v1", api_key="k", clock=ManualClock(instant=True)) as client,
     ):
-        report = await client.run_batch(write_input(tmp_path), tmp_path / "out.jsonl", via="vendor")
+        report = await client.run_batch(write_input(tmp_path, PROMPTS), tmp_path / "out.jsonl", via="vendor")
 
     assert (report.left, service.created) == (0, 1)

@@ -19,7 +19,7 @@ from asyncllm import BatchReport, Client, InputError, InvalidRequestError, Messa
 from asyncllm.testing import FaultyServer, ManualClock
 from asyncllm.types import Request
 from asyncllm.workspace.points import KILLED
-from batch_talks import serving
+from batch_talks import results, serving, write_input
 from llmengine_server import Jobs
 
 if TYPE_CHECKING:
@@ -29,17 +29,6 @@ pytest_plugins = ["s3_server"]
 
 PROMPTS = ("one", "refuse two", "three", "four", "five")
 QUICK: dict[str, Any] = {"part_items": 2, "interval_s": 0.01, "longest_s": 0.02, "patience_s": 0.05}
-
-
-def write_input(folder: Path, prompts: tuple[str, ...] = PROMPTS) -> Path:
-    path = folder / "in.jsonl"
-    path.write_text("".join(json.dumps({"id": index, "prompt": text}) + "\n" for index, text in enumerate(prompts)))
-    return path
-
-
-def results(folder: Path) -> list[tuple[int, str | None, bool]]:
-    rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
-    return [(row["id"], row["text"], row["error"] is None) for row in rows]
 
 
 EXPECTED = [(0, "one", True), (1, None, False), (2, "three", True), (3, "four", True), (4, "five", True)]
@@ -53,7 +42,9 @@ def put(address: str, content: bytes) -> None:
 async def run(folder: Path, url: str, output: str | None = None, **options: Any) -> BatchReport:
     vendor = {**QUICK, "output": output or str(folder), **options.pop("vendor", {})}
     async with Client(model="llmengine:m", base_url=url, api_key="key") as client:
-        return await client.run_batch(write_input(folder), folder / "out.jsonl", via="vendor", vendor=vendor, **options)
+        return await client.run_batch(
+            write_input(folder, PROMPTS), folder / "out.jsonl", via="vendor", vendor=vendor, **options
+        )
 
 
 async def test_outcomes_are_fetched_from_an_object_store(tmp_path: Path, s3_server: S3Server) -> None:
@@ -105,7 +96,7 @@ asyncio.run(main(*sys.argv[1:]))
 def killed_at(point: str, folder: Path, url: str) -> int:
     # One part at a time: of another that was being made, nobody could say whether it is there.
     vendor = json.dumps({**QUICK, "output": str(folder), "in_flight": 1})
-    told = [str(write_input(folder)), str(folder / "out.jsonl"), url, vendor]
+    told = [str(write_input(folder, PROMPTS)), str(folder / "out.jsonl"), url, vendor]
     env = {**os.environ, "ASYNCLLM_CRASH": point}
     return subprocess.run([sys.executable, "-c", SCRIPT, *told], env=env, timeout=60).returncode
 
@@ -174,7 +165,7 @@ async def test_a_service_that_gives_outcomes_itself_takes_no_folder(tmp_path: Pa
     async with FaultyServer(Jobs()) as server, Client(model="openai:m", base_url=server.url, api_key="k") as client:
         with pytest.raises(InvalidRequestError, match="leave output out"):
             await client.run_batch(
-                write_input(tmp_path), tmp_path / "out.jsonl", via="vendor", vendor={"output": str(tmp_path)}
+                write_input(tmp_path, PROMPTS), tmp_path / "out.jsonl", via="vendor", vendor={"output": str(tmp_path)}
             )
 
     assert not server.requests
@@ -186,7 +177,7 @@ async def test_prices_and_clock_are_the_client_s(tmp_path: Path) -> None:
         Client(model="llmengine:m", base_url=server.url, api_key="k", clock=ManualClock(instant=True)) as client,
     ):
         report = await client.run_batch(
-            write_input(tmp_path), tmp_path / "out.jsonl", via="vendor", vendor={"output": str(tmp_path)}
+            write_input(tmp_path, PROMPTS), tmp_path / "out.jsonl", via="vendor", vendor={"output": str(tmp_path)}
         )
 
     assert (report.left, report.output_tokens) == (0, 4)

@@ -75,6 +75,19 @@ async def test_names_of_the_configuration_are_served(tmp_path: Path) -> None:
     assert [model["id"] for model in listed["data"]] == ["echo:a", "fast"]
 
 
+async def test_models_that_are_tried_in_turn_are_served_by_the_first_one_s_name(tmp_path: Path) -> None:
+    (tmp_path / "asyncllm.toml").write_text('model = ["missing:a", "echo:b"]\n[aliases]\nother = "echo:c"\n')
+    async with serving("--port", "0", folder=tmp_path) as (_, url):
+        async with aiohttp.ClientSession() as http:
+            async with http.get(f"{url}/models") as reply:
+                listed = await reply.json()
+            async with http.post(f"{url}/chat/completions", json={**CHAT, "stream": False}) as reply:
+                answered = await reply.json()
+
+    assert [model["id"] for model in listed["data"]] == ["missing:a", "other"]
+    assert (answered["model"], answered["choices"][0]["message"]["content"]) == ("missing:a", "one two")
+
+
 async def test_it_serves_on_a_unix_socket(tmp_path: Path) -> None:
     async with serving("-m", "echo:x", "--uds", "server.sock", folder=tmp_path) as (_, address):
         async with (

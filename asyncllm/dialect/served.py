@@ -23,7 +23,13 @@ from asyncllm.dialect.messages import MessageWire, ToolWire, message_from_wire, 
 from asyncllm.errors import InvalidRequestError
 from asyncllm.types import Constraint, Request, Sampling
 
-__all__ = ["read_chat_request", "read_completion_request", "read_embeddings_request"]
+__all__ = [
+    "convert_document",
+    "read_chat_request",
+    "read_completion_request",
+    "read_document",
+    "read_embeddings_request",
+]
 
 T = TypeVar("T")
 
@@ -81,8 +87,8 @@ def read_chat_request(body: bytes | Mapping[str, Any], at: str = "") -> Request:
     Raises `InvalidRequestError` whose `field` names what is wrong, below `at` where that is given, as in
     `body.messages[2].content`. The model is empty where the body names none.
     """
-    document = _document(body, at)
-    wire = _convert(document, _Chat, at)
+    document = read_document(body, at)
+    wire = convert_document(document, _Chat, at)
     if not wire.messages:
         raise _invalid("at least one message is needed", "messages", at)
     constraint, extra = _rest(document, _CHAT, at)
@@ -107,8 +113,8 @@ def read_completion_request(body: bytes | Mapping[str, Any], at: str = "") -> Re
 
     Raises `InvalidRequestError` as `read_chat_request` does.
     """
-    document = _document(body, at)
-    wire = _convert(document, _Completion, at)
+    document = read_document(body, at)
+    wire = convert_document(document, _Completion, at)
     constraint, extra = _rest(document, _COMPLETION, at)
     return Request(
         model=wire.model or "",
@@ -125,8 +131,8 @@ def read_embeddings_request(body: bytes | Mapping[str, Any], at: str = "") -> Em
 
     Raises `InvalidRequestError` as `read_chat_request` does.
     """
-    document = _document(body, at)
-    wire = _convert(document, _Embeddings, at)
+    document = read_document(body, at)
+    wire = convert_document(document, _Embeddings, at)
     texts = [wire.input] if isinstance(wire.input, str) else wire.input
     if not texts or not all(isinstance(text, str) for text in texts):
         raise _invalid("a text or a list of at least one text; token ids are not taken", "input", at)
@@ -138,7 +144,8 @@ def read_embeddings_request(body: bytes | Mapping[str, Any], at: str = "") -> Em
     )
 
 
-def _document(body: bytes | Mapping[str, Any], at: str) -> Mapping[str, Any]:
+def read_document(body: bytes | Mapping[str, Any], at: str = "") -> Mapping[str, Any]:
+    """The object that a body is. Raises `InvalidRequestError`."""
     if isinstance(body, Mapping):
         return body
     try:
@@ -150,8 +157,8 @@ def _document(body: bytes | Mapping[str, Any], at: str) -> Mapping[str, Any]:
     return cast("dict[str, Any]", document)
 
 
-def _convert(document: Mapping[str, Any], kind: type[T], at: str) -> T:
-    """`document` as `kind`. Raises `InvalidRequestError` naming the place."""
+def convert_document(document: Mapping[str, Any], kind: type[T], at: str = "") -> T:
+    """`document` as `kind`. Raises `InvalidRequestError` naming the place, and quoting nothing of it."""
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
@@ -203,7 +210,7 @@ def _sampling(document: Mapping[str, Any], at: str, renamed: Mapping[str, str] =
     if not given:
         return _NO_SAMPLING
     try:
-        return _convert(given, Sampling, "")
+        return convert_document(given, Sampling, "")
     except InvalidRequestError as error:
         field = error.field or ""
         raise _invalid(error.message.removeprefix(f"{field}: "), renamed.get(field, field), at) from None

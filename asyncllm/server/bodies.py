@@ -21,8 +21,8 @@ _CLOSING = (b"]", b"}")
 async def read_body(scope: Scope, receive: Receive, settings: ServerSettings) -> bytes:
     """The whole body.
 
-    Raises `BadRequestError`: status 413 for one that is too large, 400 for one that is nested too deeply or is told to
-    be longer than it is; `APITimeoutError` for one that does not come; and `ClientGone`.
+    Raises `BadRequestError`: status 413 for one that is too large or is told to be, 400 for one that is nested too
+    deeply; `APITimeoutError` for one that does not come; and `ClientGone`.
     """
     told = next((value for name, value in scope["headers"] if name == b"content-length"), None)
     if told is not None and told.isdigit() and int(told) > settings.max_body_bytes:

@@ -10,12 +10,15 @@ from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
+from asyncllm.client import Client
 from asyncllm.dialect.faults import write_error
 from asyncllm.errors import AsyncLLMError, InternalServerError
 from asyncllm.server.departure import ClientGone
+from asyncllm.server.models import Served
 from asyncllm.server.replies import http_status, retry_headers, send_json, told_of
+from asyncllm.server.settings import ServerSettings
 
-__all__ = ["Endpoint"]
+__all__ = ["CallEndpoint", "Endpoint"]
 
 _log = logging.getLogger("asyncllm.server")
 _ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
@@ -46,10 +49,12 @@ class Endpoint(ABC):
         except ClientGone:
             return
         except Exception as error:
-            known = error if isinstance(error, AsyncLLMError) else _unexpected(scope, error)
+            if has_begun or not isinstance(error, AsyncLLMError):
+                # Its text may hold what was asked, and where the server keeps its files.
+                _log.error("a request of %s failed by a %s", scope["path"], type(error).__name__)
             if has_begun:
                 return  # a reply that is not completed is cut off; raised, its error would be logged, text and all
-            known = told_of(known)
+            known = told_of(error) if isinstance(error, AsyncLLMError) else _unexpected()
             await send_json(told, self.fault(known, request_id), http_status(known), retry_headers(known))
 
     def fault(self, error: AsyncLLMError, request_id: str) -> dict[str, Any]:
@@ -62,7 +67,14 @@ class Endpoint(ABC):
         """Do what the route does. Raises `AsyncLLMError`, `ClientGone`."""
 
 
-def _unexpected(scope: Scope, error: Exception) -> InternalServerError:
-    # Its text may hold what was asked, and where the server keeps its files.
-    _log.error("a request of %s failed by a %s", scope["path"], type(error).__name__)
+class CallEndpoint(Endpoint):
+    """One route that makes calls."""
+
+    def __init__(self, client: Client, served: Served, settings: ServerSettings) -> None:
+        self._client = client
+        self._served = served
+        self._settings = settings
+
+
+def _unexpected() -> InternalServerError:
     return InternalServerError("the server failed; its log says more", status=500)

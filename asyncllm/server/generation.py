@@ -15,7 +15,7 @@ from asyncllm.errors import AsyncLLMError, InvalidRequestError
 from asyncllm.events import Event
 from asyncllm.server.bodies import read_body
 from asyncllm.server.departure import Watched
-from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.endpoint import CallEndpoint
 from asyncllm.server.models import Served
 from asyncllm.server.replies import send_json, told_of
 from asyncllm.server.settings import ServerSettings
@@ -47,13 +47,11 @@ class Writer(Protocol):
         ...
 
 
-class Generation(Endpoint):
+class Generation(CallEndpoint):
     """One route that generates."""
 
     def __init__(self, client: Client, served: Served, settings: ServerSettings, dog: Watchdog) -> None:
-        self._client = client
-        self._served = served
-        self._settings = settings
+        super().__init__(client, served, settings)
         self._dog = dog
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
@@ -97,7 +95,6 @@ class Generation(Endpoint):
                 send_timeout_s=settings.send_timeout_s,
                 keep_alive_s=settings.keep_alive_s,
                 keep_alive=writer.keep_alive,
-                headers={},
             )
             await reply(scope, receive, send)
 

@@ -44,12 +44,12 @@ class EventStream(EventSourceResponse):
         send_timeout_s: float,
         keep_alive_s: float,
         keep_alive: Callable[[], bytes],
-        headers: dict[str, str],
     ) -> None:
         # Its signature holds a type that nobody has said.
-        super().__init__(pieces, headers=headers, sep="\n", send_timeout=send_timeout_s)  # pyright: ignore[reportUnknownMemberType]
+        super().__init__(pieces)  # pyright: ignore[reportUnknownMemberType]
         self._pieces = pieces
         self._dog = dog
+        self._send_timeout_s = send_timeout_s
         self._keep_alive_s = keep_alive_s
         self._keep_alive = keep_alive
 
@@ -57,7 +57,7 @@ class EventStream(EventSourceResponse):
         """Send all of it. Raises `ClientGone`, also for a client that takes nothing of it; its work has ended then."""
         del scope
         async with Watched(receive) as watched:
-            sending = _Sending(self._dog, send, watched, self.send_timeout or 0)
+            sending = _Sending(self._dog, send, watched, self._send_timeout_s)
             silence = _Silence(self._dog, self._keep_alive_s, sending, self._keep_alive)
             try:
                 await sending.send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

@@ -131,8 +131,8 @@ class LLMEngineWithBatches(LLMEngine):
 
     def _outcome(self, id_: str, asked: Request, item: bytes) -> BatchOutcome:
         try:
-            limit = None if asked.is_chat else write_v1(asked, self._defaults)[0]
-            events = read_item(item, model=asked.model, sent=self._v2_body(asked)[1], limit=limit)
+            limit, sent = (None, self._v2_body(asked)[1]) if asked.is_chat else write_v1(asked, self._defaults)
+            events = read_item(item, model=asked.model, sent=sent, limit=limit)
             return BatchOutcome(id=id_, response=response_of(events, self._name))
         except AsyncLLMError as error:
             return BatchOutcome(id=id_, error=error)

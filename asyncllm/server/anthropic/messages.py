@@ -6,26 +6,31 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from asyncllm.client import Client
 from asyncllm.errors import AsyncLLMError
 from asyncllm.server.anthropic.answers import EventWriter, write_fault, write_message
 from asyncllm.server.anthropic.served import read_messages_request
 from asyncllm.server.bodies import read_body
 from asyncllm.server.departure import Watched
-from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.endpoint import CallEndpoint, Endpoint
 from asyncllm.server.generation import Generation, check_asked
-from asyncllm.server.models import Served
 from asyncllm.server.replies import send_json
-from asyncllm.server.settings import ServerSettings
 from asyncllm.types import Request, Response
 
 __all__ = ["CountTokens", "Messages"]
 
 
-class Messages(Generation):
-    """Answers conversations."""
+class _Told(Endpoint):
+    """A route that tells errors and ids in this API's form."""
 
     id_header = b"request-id"
+
+    def fault(self, error: AsyncLLMError, request_id: str) -> dict[str, Any]:
+        """See `Endpoint`."""
+        return write_fault(error, request_id)
+
+
+class Messages(_Told, Generation):
+    """Answers conversations."""
 
     def read(self, body: bytes) -> Request:
         """See `Generation`."""
@@ -40,20 +45,9 @@ class Messages(Generation):
         del body
         return EventWriter(id_=f"msg_{request_id}", model=model, request_id=request_id)
 
-    def fault(self, error: AsyncLLMError, request_id: str) -> dict[str, Any]:
-        """See `Endpoint`."""
-        return write_fault(error, request_id)
 
-
-class CountTokens(Endpoint):
+class CountTokens(_Told, CallEndpoint):
     """Counts the tokens of a conversation by the model's own tokenizer, where the backend can."""
-
-    id_header = b"request-id"
-
-    def __init__(self, client: Client, served: Served, settings: ServerSettings) -> None:
-        self._client = client
-        self._served = served
-        self._settings = settings
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         """See `Endpoint`."""
@@ -64,7 +58,3 @@ class CountTokens(Endpoint):
         async with Watched(receive):
             counted = await self._client.check_prompt(list(asked.messages), model=model, tools=asked.tools)
         await send_json(send, {"input_tokens": counted.tokens})
-
-    def fault(self, error: AsyncLLMError, request_id: str) -> dict[str, Any]:
-        """See `Endpoint`."""
-        return write_fault(error, request_id)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from asyncllm.dialect.served import convert_document, read_document
 from asyncllm.errors import InvalidRequestError
 from asyncllm.types import (
     Constraint,
@@ -37,8 +37,6 @@ from asyncllm.types import (
 __all__ = ["read_messages_request"]
 
 _DIALECT = "anthropic"
-_PLACE = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`")
-_MISSING = re.compile(r"missing required field `([^`]*)`")
 _CHOICES: dict[str, ToolChoice] = {"auto": "auto", "any": "required", "none": "none"}
 _THINKING = ("thinking", "redacted_thinking")
 
@@ -54,7 +52,6 @@ class _Tool(Struct):
     name: str
     input_schema: dict[str, Any]
     description: str | UnsetType = UNSET
-    type: str | None = None
 
 
 class _Choice(Struct):
@@ -88,20 +85,12 @@ class _Body(Struct):
     output_config: _Output | None = None
 
 
-_body = msgspec.json.Decoder(_Body)
-
-
 def read_messages_request(body: bytes, *, is_counted: bool = False) -> Request:
     """The request of a `POST /v1/messages`, or with `is_counted` of one that counts its tokens.
 
     Raises `InvalidRequestError` whose `field` names what is wrong, as in `messages[2].content`.
     """
-    try:
-        wire = _body.decode(body)
-    except msgspec.ValidationError as error:
-        raise _explained(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidRequestError("the body is no JSON", field="body") from None
+    wire = convert_document(read_document(body), _Body)
     if not wire.messages:
         raise InvalidRequestError("at least one message is needed", field="messages")
     if wire.max_tokens is UNSET and not is_counted:
@@ -118,14 +107,6 @@ def read_messages_request(body: bytes, *, is_counted: bool = False) -> Request:
         constraint=_constraint(wire.output_config),
         stream=bool(wire.stream),
     )
-
-
-def _explained(error: msgspec.ValidationError) -> InvalidRequestError:
-    text = str(error)
-    place, missing = _PLACE.search(text), _MISSING.search(text)
-    field = ".".join(part for part in (place[1] if place else "", missing[1] if missing else "") if part) or "body"
-    reason = text.partition(" - at ")[0]
-    return InvalidRequestError(f"{field}: {reason[:1].lower()}{reason[1:]}", field=field)
 
 
 def _system(system: str | list[_Block] | None) -> list[Message]:
@@ -264,12 +245,7 @@ def _sampling(wire: _Body) -> Sampling:
         named["max_tokens"] = wire.max_tokens
     if wire.output_config is not None:
         named["reasoning_effort"] = wire.output_config.effort
-    try:
-        return msgspec.convert({name: value for name, value in named.items() if value is not None}, Sampling)
-    except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, InvalidRequestError):
-            raise error.__cause__ from None
-        raise _explained(error) from None
+    return convert_document({name: value for name, value in named.items() if value is not None}, Sampling)
 
 
 def _tool_choice(choice: _Choice | None) -> ToolChoice | UnsetType:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from asyncllm.client import Client
 from asyncllm.dialect.answers import write_embeddings_reply
 from asyncllm.dialect.served import read_embeddings_request
 from asyncllm.server.bodies import read_body
 from asyncllm.server.departure import Watched
-from asyncllm.server.endpoint import Endpoint
-from asyncllm.server.models import Served
+from asyncllm.server.endpoint import CallEndpoint
 from asyncllm.server.replies import send_json
-from asyncllm.server.settings import ServerSettings
 
 __all__ = ["Embeddings"]
 
@@ -25,13 +22,8 @@ class _Form(msgspec.Struct):
 _form = msgspec.json.Decoder(_Form)
 
 
-class Embeddings(Endpoint):
+class Embeddings(CallEndpoint):
     """Vectors of texts."""
-
-    def __init__(self, client: Client, served: Served, settings: ServerSettings) -> None:
-        self._client = client
-        self._served = served
-        self._settings = settings
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         """See `Endpoint`."""
