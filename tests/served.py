@@ -12,6 +12,7 @@ import uvicorn
 
 from asyncllm import Client
 from asyncllm.server import ServerSettings, app
+from asyncllm.workspace.served import ServerStore
 
 __all__ = ["served", "server_of"]
 
@@ -24,11 +25,11 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def served(client: Client, **settings: Any) -> AsyncGenerator[str]:
+async def served(client: Client, *, store: ServerStore | None = None, **settings: Any) -> AsyncGenerator[str]:
     """The address of a server that answers with `client`."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app(client, ServerSettings(**settings)), log_config=None, lifespan="off", ws="none")
+    config = uvicorn.Config(app(client, ServerSettings(**settings), store=store), log_config=None, lifespan="off", ws="none")
     server = _Server(config)
     running = asyncio.create_task(server.serve([listening]))
     try:

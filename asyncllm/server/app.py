@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -14,42 +12,48 @@ from asyncllm.client import Client
 from asyncllm.dialect.faults import write_error
 from asyncllm.errors import APIStatusError
 from asyncllm.server.anthropic.messages import CountTokens, Messages
-from asyncllm.server.models import Served
+from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.openai.embeddings import Embeddings
 from asyncllm.server.openai.generation import Chats, Completions
 from asyncllm.server.openai.health import Health, Ready, Version
 from asyncllm.server.openai.models import Model, Models
+from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
-from asyncllm.watchdog import Watchdog
+from asyncllm.workspace.served import ServerStore
 
-__all__ = ["app"]
+__all__ = ["app", "application_of"]
+
+_ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
+    ("POST", "/v1/chat/completions", Chats),
+    ("POST", "/v1/completions", Completions),
+    ("POST", "/v1/embeddings", Embeddings),
+    ("GET", "/v1/models", Models),
+    ("GET", "/v1/models/{id:path}", Model),
+    ("POST", "/v1/messages", Messages),
+    ("POST", "/v1/messages/count_tokens", CountTokens),
+    ("GET", "/health", Health),
+    ("GET", "/ready", Ready),
+    ("GET", "/version", Version),
+)
 
 
-def app(client: Client, settings: ServerSettings = ServerSettings()) -> Starlette:
+def app(client: Client, settings: ServerSettings = ServerSettings(), *, store: ServerStore | None = None) -> Starlette:
     """An ASGI application that answers in OpenAI's API and Anthropic's with `client`, which its caller closes.
 
         application.mount("/llm", asyncllm.server.app(client))
 
-    Requests choose among `settings.models`, and nothing else of where their calls go or by which key.
+    Requests choose among `settings.models`, and nothing else of where their calls go or by which key. `store` has the
+    keys of callers and what they have used; whoever gives it opens and closes it.
 
-    Raises `ConfigError` where a model is not there.
+    Raises `ConfigError` where a model is not there, or where keys are needed and there is no store of them.
     """
-    served = Served(client, settings.models)
-    dog = Watchdog()
-    created = int(time.time())
+    return application_of(Service(client, settings, store))
+
+
+def application_of(service: Service) -> Starlette:
+    """The same of a service that is there already."""
     return Starlette(
-        routes=[
-            Route("/v1/chat/completions", Chats(client, served, settings, dog), methods=["POST"]),
-            Route("/v1/completions", Completions(client, served, settings, dog), methods=["POST"]),
-            Route("/v1/messages", Messages(client, served, settings, dog), methods=["POST"]),
-            Route("/v1/messages/count_tokens", CountTokens(client, served, settings), methods=["POST"]),
-            Route("/v1/embeddings", Embeddings(client, served, settings), methods=["POST"]),
-            Route("/v1/models", Models(served, created), methods=["GET"]),
-            Route("/v1/models/{id:path}", Model(served, created), methods=["GET"]),
-            Route("/health", Health(), methods=["GET"]),
-            Route("/ready", Ready(client, served), methods=["GET"]),
-            Route("/version", Version(), methods=["GET"]),
-        ],
+        routes=[Route(path, endpoint(service), methods=[method]) for method, path, endpoint in _ROUTES],
         exception_handlers={HTTPException: _without_route},
     )
 

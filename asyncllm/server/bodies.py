@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 
-from starlette.types import Receive, Scope
-
 from asyncllm.errors import APITimeoutError, BadRequestError
 from asyncllm.server.departure import ClientGone
+from asyncllm.server.incoming import Incoming, header_of
 from asyncllm.server.settings import ServerSettings
 
 __all__ = ["read_body"]
@@ -18,13 +17,13 @@ _OPENING = (b"[", b"{")
 _CLOSING = (b"]", b"}")
 
 
-async def read_body(scope: Scope, receive: Receive, settings: ServerSettings) -> bytes:
+async def read_body(incoming: Incoming, settings: ServerSettings) -> bytes:
     """The whole body.
 
     Raises `BadRequestError`: status 413 for one that is too large or is told to be, 400 for one that is nested too
     deeply; `APITimeoutError` for one that does not come; and `ClientGone`.
     """
-    told = next((value for name, value in scope["headers"] if name == b"content-length"), None)
+    told = header_of(incoming.scope, b"content-length")
     if told is not None and told.isdigit() and int(told) > settings.max_body_bytes:
         raise _too_large(settings)
     pieces: list[bytes] = []
@@ -32,7 +31,7 @@ async def read_body(scope: Scope, receive: Receive, settings: ServerSettings) ->
     try:
         async with asyncio.timeout(settings.body_timeout_s):
             while True:
-                message = await receive()
+                message = await incoming.receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
                 piece = message.get("body", b"")

@@ -1,4 +1,4 @@
-"""What every route does around its own work: a request's id, and an answer whatever happens."""
+"""What every route does around its own work: a request's id, who asks, and an answer whatever happens."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import logging
 import re
 import secrets
 from abc import ABC, abstractmethod
-from typing import Any
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Send
+from starlette.types import Scope as Asgi
 
-from asyncllm.client import Client
+from asyncllm.calls import Model
 from asyncllm.dialect.faults import write_error
 from asyncllm.errors import AsyncLLMError, InternalServerError
+from asyncllm.server.admission import Ticket
 from asyncllm.server.departure import ClientGone
-from asyncllm.server.models import Served
+from asyncllm.server.incoming import Caller, Incoming, header_of
 from asyncllm.server.replies import http_status, retry_headers, send_json, told_of
-from asyncllm.server.settings import ServerSettings
+from asyncllm.server.service import Service
+from asyncllm.workspace.keys import Scope
 
-__all__ = ["CallEndpoint", "Endpoint"]
+__all__ = ["Endpoint"]
 
 _log = logging.getLogger("asyncllm.server")
 _ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
@@ -27,12 +31,17 @@ _ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 class Endpoint(ABC):
     """One route, as an ASGI application."""
 
-    id_header = b"x-request-id"
+    id_header: ClassVar[bytes] = b"x-request-id"
     """Where a reply has the id of its request."""
+    needs: ClassVar[Scope | None] = "calls"
+    """What a key has to be for; `None` where anybody may ask."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def __call__(self, scope: Asgi, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        asked = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        asked = header_of(scope, b"x-request-id") or b""
         id_ = asked if _ID.fullmatch(asked) else secrets.token_hex(16).encode()
         has_begun = False
 
@@ -44,8 +53,10 @@ class Endpoint(ABC):
             await send(message)
 
         request_id = id_.decode()
+        caller: Caller | None = None
         try:
-            await self.answer(scope, receive, told, request_id)
+            caller = Caller() if self.needs is None else await self.service.access.identify(scope, self.needs)
+            await self.answer(Incoming(scope, receive, told, request_id, caller))
         except ClientGone:
             return
         except Exception as error:
@@ -54,7 +65,9 @@ class Endpoint(ABC):
                 _log.error("a request of %s failed by a %s", scope["path"], type(error).__name__)
             if has_begun:
                 return  # a reply that is not completed is cut off; raised, its error would be logged, text and all
-            known = told_of(error) if isinstance(error, AsyncLLMError) else _unexpected()
+            known = _unexpected() if not isinstance(error, AsyncLLMError) else error
+            if caller is not None:  # or else it is the server itself that refuses
+                known = told_of(known)
             await send_json(told, self.fault(known, request_id), http_status(known), retry_headers(known))
 
     def fault(self, error: AsyncLLMError, request_id: str) -> dict[str, Any]:
@@ -62,18 +75,21 @@ class Endpoint(ABC):
         del request_id
         return write_error(error)
 
+    def find(self, incoming: Incoming, name: str) -> tuple[str, Model]:
+        """The model that a request means, by the name it used, and what the client calls it.
+
+        Raises `NotFoundError`, which says what there is for this caller.
+        """
+        key = incoming.caller.key
+        return self.service.upstream.served.find(name, None if key is None else key.grants.models)
+
+    def admit(self, incoming: Incoming, model: str, tokens: int) -> AbstractAsyncContextManager[Ticket]:
+        """See `Admission.admit`."""
+        return self.service.admission.admit(incoming, model, tokens)
+
     @abstractmethod
-    async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    async def answer(self, incoming: Incoming) -> None:
         """Do what the route does. Raises `AsyncLLMError`, `ClientGone`."""
-
-
-class CallEndpoint(Endpoint):
-    """One route that makes calls."""
-
-    def __init__(self, client: Client, served: Served, settings: ServerSettings) -> None:
-        self._client = client
-        self._served = served
-        self._settings = settings
 
 
 def _unexpected() -> InternalServerError:

@@ -8,21 +8,20 @@ from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
 import msgspec
-from starlette.types import Receive, Scope, Send
 
-from asyncllm.client import Client
 from asyncllm.errors import AsyncLLMError, InvalidRequestError
+from asyncllm.estimate import estimated_tokens
 from asyncllm.events import Event
+from asyncllm.server.admission import Ticket
 from asyncllm.server.bodies import read_body
 from asyncllm.server.departure import Watched
-from asyncllm.server.endpoint import CallEndpoint
-from asyncllm.server.models import Served
+from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.incoming import Incoming
 from asyncllm.server.replies import send_json, told_of
 from asyncllm.server.settings import ServerSettings
 from asyncllm.server.streams import EventStream
 from asyncllm.stream import Stream
 from asyncllm.types import ContentPart, FilePart, ImagePart, Request, Response
-from asyncllm.watchdog import Watchdog
 
 __all__ = ["Generation", "Writer", "check_asked"]
 
@@ -47,30 +46,31 @@ class Writer(Protocol):
         ...
 
 
-class Generation(CallEndpoint):
+class Generation(Endpoint):
     """One route that generates."""
 
-    def __init__(self, client: Client, served: Served, settings: ServerSettings, dog: Watchdog) -> None:
-        super().__init__(client, served, settings)
-        self._dog = dog
-
-    async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        body = await read_body(scope, receive, self._settings)
+        settings = self.service.settings
+        body = await read_body(incoming, settings)
         asked = self.read(body)
-        check_asked(asked, self._settings)
-        name, model = self._served.find(asked.model)
+        check_asked(asked, settings)
+        name, model = self.find(incoming, asked.model)
         # Any other field that no noun has a place for is ignored, as the APIs' own servers ignore it.
-        extra = {field: asked.extra[field] for field in self._settings.passed_fields & asked.extra.keys()}
-        call = self._client.ask(msgspec.structs.replace(asked, model="", extra=extra), model=model)
+        extra = {field: asked.extra[field] for field in settings.passed_fields & asked.extra.keys()}
+        call = self.service.upstream.client.ask(msgspec.structs.replace(asked, model="", extra=extra), model=model)
         if asked.stream:
-            await self._stream(scope, receive, send, call, self.writer(body, request_id, name))
+            writer = self.writer(body, incoming.id, name)
+            async with self.admit(incoming, name, estimated_tokens(asked)) as ticket:
+                await self._stream(incoming, call, writer, ticket)
             return
-        async with Watched(receive):
-            response = await call.whole()
+        async with self.admit(incoming, name, estimated_tokens(asked)) as ticket:
+            async with Watched(incoming.receive):
+                response = await call.whole()
+            ticket.count(response)
         # The names are the server's: which model and which call of whose stand behind them is not told.
         known = msgspec.structs.replace(response, request_id=None, model=None)
-        await send_json(send, self.reply(known, request_id, name))
+        await send_json(incoming.send, self.reply(known, incoming.id, name))
 
     @abstractmethod
     def read(self, body: bytes) -> Request:
@@ -84,19 +84,22 @@ class Generation(CallEndpoint):
     def writer(self, body: bytes, request_id: str, model: str) -> Writer:
         """Who writes the streamed answer. Raises `InvalidRequestError`."""
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send, call: Stream, writer: Writer) -> None:
-        settings = self._settings
+    async def _stream(self, incoming: Incoming, call: Stream, writer: Writer, ticket: Ticket) -> None:
+        settings = self.service.settings
         async with AsyncExitStack() as opened:
-            async with Watched(receive):
+            async with Watched(incoming.receive):
                 await opened.enter_async_context(call)  # from then on its first event is there
             reply = EventStream(
                 _pieces(call, writer),
-                dog=self._dog,
+                dog=self.service.dog,
                 send_timeout_s=settings.send_timeout_s,
                 keep_alive_s=settings.keep_alive_s,
                 keep_alive=writer.keep_alive,
             )
-            await reply(scope, receive, send)
+            try:
+                await reply(incoming.scope, incoming.receive, incoming.send)
+            finally:
+                ticket.count(call.response)
 
 
 def check_asked(asked: Request, settings: ServerSettings) -> None:

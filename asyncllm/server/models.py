@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from asyncllm.calls import Model
 from asyncllm.client import Client
@@ -24,23 +24,21 @@ class Served:
         if not models:
             name = client.resolve_model()
             self._models = {name: name}
-        self._default = next(iter(self._models))
 
-    @property
-    def names(self) -> Sequence[str]:
-        """All of them, the default first."""
-        return list(self._models)
+    def names(self, allowed: Collection[str] | None = None) -> Sequence[str]:
+        """All of them, or those of `allowed`, the default first."""
+        return [name for name in self._models if allowed is None or name in allowed]
 
-    def find(self, name: str) -> tuple[str, Model]:
+    def find(self, name: str, allowed: Collection[str] | None = None) -> tuple[str, Model]:
         """The name a request means, and what the client calls it. Raises `NotFoundError`, which says what there is."""
-        name = name or self._default
-        model = self._models.get(name)
-        if model is None:
-            there = ", ".join(self.names[:_TOLD]) + (", ..." if len(self._models) > _TOLD else "")
+        names = self.names(allowed)
+        name = name or next(iter(names), "")
+        if name not in names:
+            there = ", ".join(names[:_TOLD]) + (", ..." if len(names) > _TOLD else "")
             raise NotFoundError(
-                f"the model {name[:100]!r} is not served here; there is {there}",
+                f"the model {name[:100]!r} is not served here; there is {there or 'none'}",
                 status=404,
                 code="model_not_found",
                 param="model",
             )
-        return name, model
+        return name, self._models[name]

@@ -20,6 +20,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     models: Mapping[str, Model] = {}
     """What is served: the names that requests use, and what the client calls each. The first is for requests that name
     none. Without any, it is the client's own model."""
+    needs_key: bool = False
+    """Whether whoever asks has to have a key of the server's store. Without, keys that are brought are looked at."""
     passed_fields: frozenset[str] = frozenset({"response_format"})
     """Fields of bodies that asyncllm has no name for and that go to the backend as they are. Others are ignored."""
     fetch_urls: bool = False

@@ -58,6 +58,31 @@ MIGRATIONS: Final = (
         seal INTEGER NOT NULL               -- of all that stands before it
     ) STRICT;
     """,
+    """
+    CREATE TABLE api_key (
+        id TEXT PRIMARY KEY,
+        tenant TEXT NOT NULL,
+        name TEXT NOT NULL,
+        digest BLOB NOT NULL,               -- keyed hash of the whole key
+        grants BLOB NOT NULL,               -- JSON of what it is good for
+        created_at REAL NOT NULL,
+        expires_at REAL,
+        revoked_at REAL
+    ) STRICT;
+    CREATE TABLE key_usage (
+        tenant TEXT NOT NULL,
+        key TEXT NOT NULL,                  -- its id, empty for calls without one
+        model TEXT NOT NULL,                -- by the name that requests use
+        hour INTEGER NOT NULL,              -- since 1970, UTC
+        requests INTEGER NOT NULL,
+        failures INTEGER NOT NULL,          -- the share of requests that failed or were left
+        input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        cost_usd REAL NOT NULL,
+        unpriced INTEGER NOT NULL,          -- the share of requests whose cost nobody knows
+        PRIMARY KEY (tenant, key, model, hour)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 """Steps from an empty file to this version, each an SQL script. A step that has been released never changes."""
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
-
 from asyncllm.errors import AsyncLLMError
 from asyncllm.server.anthropic.answers import EventWriter, write_fault, write_message
 from asyncllm.server.anthropic.served import read_messages_request
 from asyncllm.server.bodies import read_body
 from asyncllm.server.departure import Watched
-from asyncllm.server.endpoint import CallEndpoint, Endpoint
+from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.generation import Generation, check_asked
+from asyncllm.server.incoming import Incoming
 from asyncllm.server.replies import send_json
 from asyncllm.types import Request, Response
 
@@ -46,15 +45,15 @@ class Messages(_Told, Generation):
         return EventWriter(id_=f"msg_{request_id}", model=model, request_id=request_id)
 
 
-class CountTokens(_Told, CallEndpoint):
+class CountTokens(_Told):
     """Counts the tokens of a conversation by the model's own tokenizer, where the backend can."""
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        del request_id
-        asked = read_messages_request(await read_body(scope, receive, self._settings), is_counted=True)
-        check_asked(asked, self._settings)
-        _, model = self._served.find(asked.model)
-        async with Watched(receive):
-            counted = await self._client.check_prompt(list(asked.messages), model=model, tools=asked.tools)
-        await send_json(send, {"input_tokens": counted.tokens})
+        settings, client = self.service.settings, self.service.upstream.client
+        asked = read_messages_request(await read_body(incoming, settings), is_counted=True)
+        check_asked(asked, settings)
+        name, model = self.find(incoming, asked.model)
+        async with self.admit(incoming, name, 0), Watched(incoming.receive):
+            counted = await client.check_prompt(list(asked.messages), model=model, tools=asked.tools)
+        await send_json(incoming.send, {"input_tokens": counted.tokens})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import msgspec
-from starlette.types import Receive, Scope, Send
 
 from asyncllm.dialect.answers import write_embeddings_reply
 from asyncllm.dialect.served import read_embeddings_request
+from asyncllm.estimate import estimated_input
 from asyncllm.server.bodies import read_body
 from asyncllm.server.departure import Watched
-from asyncllm.server.endpoint import CallEndpoint
+from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.incoming import Incoming
 from asyncllm.server.replies import send_json
 
 __all__ = ["Embeddings"]
@@ -22,18 +23,19 @@ class _Form(msgspec.Struct):
 _form = msgspec.json.Decoder(_Form)
 
 
-class Embeddings(CallEndpoint):
+class Embeddings(Endpoint):
     """Vectors of texts."""
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        del request_id
-        body = await read_body(scope, receive, self._settings)
+        body = await read_body(incoming, self.service.settings)
         asked = read_embeddings_request(body)
-        name, model = self._served.find(asked.model)
+        name, model = self.find(incoming, asked.model)
         dimensions = asked.dimensions if isinstance(asked.dimensions, int) else None
-        async with Watched(receive):
-            found = await self._client.embed(asked.texts, model=model, dimensions=dimensions)
+        async with self.admit(incoming, name, estimated_input(asked)) as ticket:
+            async with Watched(incoming.receive):
+                found = await self.service.upstream.client.embed(asked.texts, model=model, dimensions=dimensions)
+            ticket.count(found)
         in_base64 = _form.decode(body).encoding_format == "base64"
         known = msgspec.structs.replace(found, model=None)
-        await send_json(send, write_embeddings_reply(known, model=name, in_base64=in_base64))
+        await send_json(incoming.send, write_embeddings_reply(known, model=name, in_base64=in_base64))

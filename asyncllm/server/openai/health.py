@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from starlette.types import Receive, Scope, Send
-
 import asyncllm
-from asyncllm.client import Client
 from asyncllm.server.endpoint import Endpoint
-from asyncllm.server.models import Served
+from asyncllm.server.incoming import Incoming
 from asyncllm.server.replies import send_json
 
 __all__ = ["Health", "Ready", "Version"]
@@ -16,31 +13,33 @@ __all__ = ["Health", "Ready", "Version"]
 class Health(Endpoint):
     """Whether the server is there."""
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    needs = None
+
+    async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        del scope, receive, request_id
-        await send_json(send, {"status": "ok"})
+        await send_json(incoming.send, {"status": "ok"})
 
 
 class Ready(Endpoint):
     """Whether the models are."""
 
-    def __init__(self, client: Client, served: Served) -> None:
-        self._client = client
-        self._served = served
+    needs = None
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        del scope, receive, request_id
-        found = {name: await self._client.is_alive(model=self._served.find(name)[1]) for name in self._served.names}
+        client, served = self.service.upstream.client, self.service.upstream.served
+        found = {name: await client.is_alive(model=served.find(name)[1]) for name in served.names()}
         is_ready = any(found.values())
-        await send_json(send, {"status": "ready" if is_ready else "down", "models": found}, 200 if is_ready else 503)
+        await send_json(
+            incoming.send, {"status": "ready" if is_ready else "down", "models": found}, 200 if is_ready else 503
+        )
 
 
 class Version(Endpoint):
     """Which release this is."""
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    needs = None
+
+    async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        del scope, receive, request_id
-        await send_json(send, {"version": asyncllm.__version__})
+        await send_json(incoming.send, {"version": asyncllm.__version__})

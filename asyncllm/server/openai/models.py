@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
-
 from asyncllm.server.endpoint import Endpoint
-from asyncllm.server.models import Served
+from asyncllm.server.incoming import Incoming
 from asyncllm.server.replies import send_json
+from asyncllm.server.service import Service
 
 __all__ = ["Model", "Models"]
 
@@ -16,30 +15,22 @@ __all__ = ["Model", "Models"]
 class Models(Endpoint):
     """All of them."""
 
-    def __init__(self, served: Served, created: int) -> None:
-        self._served = served
-        self._created = created
-
-    async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        del scope, receive, request_id
-        listed = [_written(name, self._created) for name in self._served.names]
-        await send_json(send, {"object": "list", "data": listed})
+        key = incoming.caller.key
+        names = self.service.upstream.served.names(None if key is None else key.grants.models)
+        listed = [_written(name, self.service) for name in names]
+        await send_json(incoming.send, {"object": "list", "data": listed})
 
 
 class Model(Endpoint):
     """One of them."""
 
-    def __init__(self, served: Served, created: int) -> None:
-        self._served = served
-        self._created = created
-
-    async def answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        del receive, request_id
-        name, _ = self._served.find(scope["path_params"]["id"])
-        await send_json(send, _written(name, self._created))
+        name, _ = self.find(incoming, incoming.scope["path_params"]["id"])
+        await send_json(incoming.send, _written(name, self.service))
 
 
-def _written(name: str, created: int) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": created, "owned_by": "asyncllm"}
+def _written(name: str, service: Service) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": int(service.began_at), "owned_by": "asyncllm"}

@@ -1,0 +1,44 @@
+"""What a server keeps in a workspace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from asyncllm.errors import StoreError
+from asyncllm.workspace.database import FILE, Db, connect
+from asyncllm.workspace.folder import make_folder
+from asyncllm.workspace.keys import KeyStore
+from asyncllm.workspace.points import Points
+from asyncllm.workspace.records import MIGRATIONS
+from asyncllm.workspace.writer import Writer
+
+__all__ = ["ServerStore"]
+
+
+class ServerStore:
+    """Keys, usage, files and batches of a server. Use it inside `async with`; several processes may, of one folder.
+
+    Opening it raises as `connect` does, and `StoreError` if nothing is there and it is not to be made.
+    """
+
+    def __init__(self, folder: Path | str, *, create: bool = True, env: Mapping[str, str] | None = None) -> None:
+        self.folder = Path(folder).absolute()
+        self._create = create
+        self._points = Points(os.environ if env is None else env)
+        self._writer = Writer(self._connect, self.folder / FILE, self._points, waits=False)
+        self.keys = KeyStore(self.folder, self._writer)
+
+    async def __aenter__(self) -> Self:
+        await self._writer.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._writer.aclose()
+
+    def _connect(self) -> Db:
+        if not self._create and not (self.folder / FILE).exists():
+            raise StoreError(f"{self.folder}: there is no workspace here")
+        return connect(make_folder(self.folder, create=self._create), MIGRATIONS, self._points)
