@@ -29,7 +29,9 @@ async def served(client: Client, *, store: ServerStore | None = None, **settings
     """The address of a server that answers with `client`."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app(client, ServerSettings(**settings), store=store), log_config=None, lifespan="off", ws="none")
+    config = uvicorn.Config(
+        app(client, ServerSettings(**settings), store=store), log_config=None, lifespan="off", ws="none"
+    )
     server = _Server(config)
     running = asyncio.create_task(server.serve([listening]))
     try:
