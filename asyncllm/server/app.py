@@ -13,10 +13,12 @@ from asyncllm.dialect.faults import write_error
 from asyncllm.errors import APIStatusError
 from asyncllm.server.anthropic.messages import CountTokens, Messages
 from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.live import Live
 from asyncllm.server.openai.embeddings import Embeddings
 from asyncllm.server.openai.generation import Chats, Completions
 from asyncllm.server.openai.health import Health, Ready, Version
 from asyncllm.server.openai.models import Model, Models
+from asyncllm.server.page import Page
 from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
 from asyncllm.workspace.served import ServerStore
@@ -34,6 +36,9 @@ _ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
     ("GET", "/health", Health),
     ("GET", "/ready", Ready),
     ("GET", "/version", Version),
+    ("GET", "/server/live", Live),
+    ("GET", "/", Page),
+    ("GET", "/page/{name}", Page),
 )
 
 
