@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from asyncllm import Client
 from asyncllm.server import ServerSettings, app
@@ -25,19 +27,22 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def served(client: Client, *, store: ServerStore | None = None, **settings: Any) -> AsyncGenerator[str]:
-    """The address of a server that answers with `client`."""
+async def served(
+    client: Client, *, store: ServerStore | None = None, below: str = "", **settings: Any
+) -> AsyncGenerator[str]:
+    """The address of a server that answers with `client`, in an application that has it `below` a path."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app(client, ServerSettings(**settings), store=store), log_config=None, lifespan="off", ws="none"
-    )
+    application = app(client, ServerSettings(**settings), store=store)
+    if below:
+        application = Starlette(routes=[Mount(below, application)])
+    config = uvicorn.Config(application, log_config=None, lifespan="off", ws="none")
     server = _Server(config)
     running = asyncio.create_task(server.serve([listening]))
     try:
         while not server.started:  # noqa: ASYNC110  # uvicorn tells nobody
             await asyncio.sleep(0.005)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}{below}"
     finally:
         server.should_exit = server.force_exit = True
         await running

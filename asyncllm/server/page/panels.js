@@ -2,7 +2,7 @@
 
 import { Refused, ask, askJson, count, find, isLockedOut, keys, make, span } from "./server.js";
 
-const LIVE_MS = 1500;
+const LIVE_MS = 1000;
 const BATCHES_MS = 3000;
 const USAGE_MS = 10000;
 const MODELS_MS = 20000;

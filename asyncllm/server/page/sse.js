@@ -9,10 +9,11 @@ export class EventReader {
 
   feed(bytes) {
     const found = [];
-    let text = this.#decoder.decode(bytes, { stream: true });
-    if (text && this.#endedByReturn && text[0] === "\n") text = text.slice(1);
-    if (text) this.#endedByReturn = text.endsWith("\r");
-    const lines = (this.#line + text).split(/\r\n|\r|\n/);
+    const text = this.#decoder.decode(bytes, { stream: true });
+    if (!text) return found;
+    const rest = this.#endedByReturn && text[0] === "\n" ? text.slice(1) : text;
+    this.#endedByReturn = text.endsWith("\r");
+    const lines = (this.#line + rest).split(/\r\n|\r|\n/);
     this.#line = lines.pop();
     for (const line of lines) {
       if (line === "") {
