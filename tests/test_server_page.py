@@ -315,7 +315,7 @@ async def test_usage_and_batches_are_shown_and_a_batch_cancelled(browser: Browse
 
     async with chatting(browser, [Stall()], viewport=WIDE) as (page, _):
         await page.route("**/v1/batches**", tell)
-        await page.route("**/server/usage", tell)
+        await page.route("**/server/usage?since=*", tell)
         await page.reload()
         usage = page.locator("#usage li")
         await expect(usage).to_have_count(1)
@@ -549,4 +549,4 @@ async def test_its_files_are_small_and_sent_once_and_guarded() -> None:
         async with http.get(f"{url}/page/__init__.py") as missing:
             assert (missing.status, json.loads(await missing.read())["error"]["code"]) == (404, "no_route")
 
-    assert size < 40_000
+    assert size < 40 * 1024

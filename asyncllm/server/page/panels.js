@@ -6,7 +6,8 @@ const LIVE_MS = 1000;
 const BATCHES_MS = 3000;
 const USAGE_MS = 10000;
 const MODELS_MS = 20000;
-const MISSING = [404, 405, 501]; // a server that has no such route will not have one later
+const DAY_S = 86400;
+const FINAL = [403, 404, 405, 501]; // what will not be there later either, unless with another key
 
 let model = "";
 
@@ -22,7 +23,7 @@ export function startPanels() {
     new Panel(find("batches-title"), BATCHES_MS, showBatches, "no-batches"),
   ];
   const now = () => panels.forEach((panel) => panel.now());
-  keys.addEventListener("changed", now);
+  keys.addEventListener("changed", () => panels.forEach((panel) => panel.again()));
   document.addEventListener("visibilitychange", now);
   document.addEventListener("viewchange", now);
   now();
@@ -31,6 +32,7 @@ export function startPanels() {
 class Panel {
   #timer = 0;
   #isAsking = false;
+  #isLate = false; // it was to ask while it was asking
   #isMissing = false;
 
   constructor(element, everyMs, work, none, always = false) {
@@ -38,31 +40,43 @@ class Panel {
     this.none.dataset.text = this.none.textContent;
   }
 
+  again() {
+    this.#isMissing = false;
+    return this.now();
+  }
+
   async now() {
     clearTimeout(this.#timer);
-    if (this.#isMissing) return;
+    if (this.#isAsking) {
+      this.#isLate = true;
+      return;
+    }
+    this.#isLate = false;
     const isSeen = !document.hidden && (this.always || this.element.getClientRects().length > 0);
-    if (isSeen && !isLockedOut && !this.#isAsking) {
+    if (isSeen && !isLockedOut && !this.#isMissing) {
       this.#isAsking = true;
-      try {
-        const isThere = await this.work();
-        this.none.textContent = this.none.dataset.text;
-        this.none.hidden = isThere;
-      } catch (error) {
-        this.#isMissing = MISSING.includes(error.status);
-        this.none.hidden = false;
-        this.none.textContent = toldOf(error);
-      }
+      await this.#ask();
       this.#isAsking = false;
     }
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.now(), this.everyMs);
+    if (!this.#isMissing || this.#isLate) this.#timer = setTimeout(() => this.now(), this.#isLate ? 0 : this.everyMs);
+  }
+
+  async #ask() {
+    try {
+      const isThere = await this.work();
+      this.none.textContent = this.none.dataset.text;
+      this.none.hidden = isThere;
+    } catch (error) {
+      if (FINAL.includes(error.status)) this.#isMissing = !this.#isLate;
+      this.none.hidden = false;
+      this.none.textContent = toldOf(error);
+    }
   }
 }
 
 function toldOf(error) {
   if (!(error instanceof Refused)) return "The server's answer cannot be read.";
-  return MISSING.includes(error.status) ? "Not kept by this server." : error.message;
+  return error.status === 501 || error.code === "no_route" ? "Not kept by this server." : error.message;
 }
 
 async function showModels() {
@@ -123,7 +137,8 @@ async function showLive() {
 
 async function showUsage() {
   const sums = new Map();
-  for (const one of (await askJson("server/usage")).data) {
+  const since = Math.floor(Date.now() / 1000) - DAY_S;
+  for (const one of (await askJson(`server/usage?since=${since}`)).data) {
     const id = `${one.tenant} ${one.key}`;
     const sum = sums.get(id) ?? { name: one.name || one.key || "without a key", tenant: one.tenant, requests: 0, failures: 0, in: 0, out: 0, cost: 0, unpriced: 0 };
     sum.requests += one.requests;

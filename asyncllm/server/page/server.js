@@ -5,9 +5,10 @@ let key = kept();
 
 /** What the server refuses, in its own words. */
 export class Refused extends Error {
-  constructor(message, status) {
+  constructor(message, status, code) {
     super(message);
     this.status = status;
+    this.code = code;
   }
 }
 
@@ -33,7 +34,8 @@ export function useKey(text, keep) {
 /** The reply of a route, whose address is relative to the page. Throws `Refused`, and what aborting throws. */
 export async function ask(path, { method = "GET", body, signal } = {}) {
   const headers = {};
-  if (key) headers.authorization = `Bearer ${key}`;
+  const used = key;
+  if (used) headers.authorization = `Bearer ${used}`;
   if (body !== undefined) headers["content-type"] = "application/json";
   const sent = body === undefined ? undefined : JSON.stringify(body);
   let reply;
@@ -43,10 +45,10 @@ export async function ask(path, { method = "GET", body, signal } = {}) {
     throw error.name === "AbortError" ? error : new Refused("The server does not answer.", 0);
   }
   if (reply.ok) return reply;
-  const refused = new Refused(await reasonOf(reply), reply.status);
-  if (reply.status === 401) {
+  const refused = await refusalOf(reply);
+  if (reply.status === 401 && used === key) { // or else there has been another since
     isLockedOut = true;
-    keys.dispatchEvent(new CustomEvent("wanted", { detail: key ? refused.message : "" }));
+    keys.dispatchEvent(new CustomEvent("wanted", { detail: used ? refused.message : "" }));
   }
   throw refused;
 }
@@ -56,12 +58,12 @@ export async function askJson(path, options) {
   return (await ask(path, options)).json();
 }
 
-async function reasonOf(reply) {
+async function refusalOf(reply) {
   try {
     const told = (await reply.json()).error;
-    if (typeof told.message === "string") return told.message;
+    if (typeof told.message === "string") return new Refused(told.message, reply.status, told.code);
   } catch {} // something that stands before the server has answered
-  return `The server answered with status ${reply.status}.`;
+  return new Refused(`The server answered with status ${reply.status}.`, reply.status);
 }
 
 function kept() {
