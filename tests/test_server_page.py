@@ -30,6 +30,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EVIL = '<img src=x onerror="alert(1)"><script>alert(2)</script><iframe src="http://192.0.2.1/"></iframe>'
 WIDE: Any = {"width": 1280, "height": 800}
+PHONE: Any = {"width": 360, "height": 740}
 WAIT_MS = 20_000
 
 
@@ -94,7 +95,7 @@ class Speaker:
     """A backend that says what it is told, when it is told."""
 
     def __init__(self) -> None:
-        self.words: asyncio.Queue[Event] = asyncio.Queue()
+        self.words: asyncio.Queue[Event | Exception] = asyncio.Queue()
 
     @asynccontextmanager
     async def open(self, request: Request, /) -> AsyncGenerator[AsyncIterator[Event]]:
@@ -104,6 +105,8 @@ class Speaker:
     async def _play(self) -> AsyncGenerator[Event]:
         while True:
             event = await self.words.get()
+            if isinstance(event, Exception):
+                raise event
             yield event
             if isinstance(event, Finished):
                 return
@@ -112,10 +115,8 @@ class Speaker:
         pass
 
 
-# -- the chat
-
-
-async def test_a_chat_streams_into_the_page_word_by_word(browser: Browser) -> None:
+@asynccontextmanager
+async def speaking(browser: Browser) -> AsyncGenerator[tuple[Page, Speaker]]:
     speaker = Speaker()
     async with (
         Client(backend=speaker) as client,
@@ -123,6 +124,14 @@ async def test_a_chat_streams_into_the_page_word_by_word(browser: Browser) -> No
         opened(browser, url) as page,
     ):
         await expect(page.locator("#chosen")).to_have_text("small")
+        yield page, speaker
+
+
+# -- the chat
+
+
+async def test_a_chat_streams_into_the_page_word_by_word(browser: Browser) -> None:
+    async with speaking(browser) as (page, speaker):
         await ask(page)
         for word, so_far in (("one", "one"), (" two", "one two"), (" three", "one two three")):
             speaker.words.put_nowait(TextDelta(word))
@@ -226,11 +235,34 @@ async def test_an_error_is_shown_in_the_server_s_words_and_can_be_tried_again(br
         await expect(page.locator(".error")).to_have_count(0)
 
 
-async def test_an_answer_that_breaks_off_says_so_and_what_came_stays(browser: Browser) -> None:
-    async with chatting(browser, [TextDelta("half"), RateLimitError("it broke", status=429)]) as (page, _):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RateLimitError("it broke", status=429), "it broke"),
+        (ValueError("a mistake"), "The answer broke off before its end."),  # the server cuts the connection
+    ],
+    ids=["told", "cut"],
+)
+async def test_an_answer_that_breaks_off_says_so_and_what_came_stays(
+    browser: Browser, error: Exception, told: str
+) -> None:
+    async with speaking(browser) as (page, speaker):
         await ask(page)
-        await expect(page.locator(".error")).to_have_text("it broke")
+        speaker.words.put_nowait(TextDelta("half"))
         await expect(answer(page)).to_have_text("half")
+        speaker.words.put_nowait(error)
+        await expect(page.locator(".error")).to_have_text(told)
+        await expect(answer(page)).to_have_text("half")
+
+
+async def test_a_parameter_that_cannot_be_is_shown_and_nothing_sent(browser: Browser) -> None:
+    async with chatting(browser, [Stall()], viewport=PHONE) as (page, backend):
+        await page.get_by_role("button", name="Models", exact=True).click()
+        await page.get_by_label("Max tokens").fill("-1")
+        await page.get_by_role("button", name="Chat", exact=True).click()
+        await ask(page)
+        await expect(page.get_by_label("Max tokens")).to_be_focused()
+        assert backend.opened == 0
 
 
 async def test_a_screen_reader_is_told_each_sentence_once(browser: Browser) -> None:
@@ -417,7 +449,7 @@ async def test_a_phone_shows_all_of_it_without_scrolling_sideways(browser: Brows
     async with chatting(
         browser,
         [ReasoningDelta(long), TextDelta(f"{long}\n```\n{long}\n```\n`{long}`"), Finished("stop")],
-        viewport={"width": 360, "height": 740},
+        viewport=PHONE,
         has_touch=True,
         is_mobile=True,
     ) as (page, _):

@@ -45,7 +45,7 @@ function send() {
   if (running || !text.trim()) return;
   const wrong = document.querySelector("#models input:invalid");
   if (wrong) {
-    document.body.dataset.view = "models"; // where it is, on a small screen
+    document.querySelector("[data-show=models]").click(); // where it is, on a small screen
     wrong.reportValidity();
     return;
   }
@@ -155,25 +155,29 @@ class Turn {
   }
 
   end(note) {
-    this.close();
+    const follow = this.close();
     this.facts.textContent = this.account(note).join(" · ");
     if (this.text) this.tools.append(make("button", { type: "button", click: (event) => this.copy(event.target) }, "Copy"));
     if (!this.text) this.offerAgain();
+    follow();
     this.speech.end(note || "Answer complete.");
   }
 
   fail(message) {
-    this.close();
+    const follow = this.close();
     this.facts.textContent = this.first ? this.account("failed").join(" · ") : "";
     this.body.after(make("p", { class: "error", role: "alert" }, message));
     this.offerAgain();
+    follow();
     this.speech.end("");
   }
 
   close() {
+    const follow = following();
     cancelAnimationFrame(this.painting);
     this.paint();
     this.answer.removeAttribute("aria-busy");
+    return follow;
   }
 
   /** Until another question is asked, whose answer would have this one in mind. */
@@ -203,7 +207,7 @@ class Turn {
 
   paint() {
     this.painting = 0;
-    const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+    const follow = following();
     if (this.thought) {
       this.thinking.hidden = false;
       this.thinking.lastChild.textContent = this.thought;
@@ -211,7 +215,7 @@ class Turn {
     const blocks = blocksOf(this.text);
     for (const call of this.calls) if (call) blocks.push({ isCode: true, text: `${call.name}(${call.arguments})` });
     show(this.body, blocks);
-    if (isAtEnd) log.scrollTop = log.scrollHeight;
+    follow();
   }
 
   async copy(button) {
@@ -225,6 +229,12 @@ class Turn {
     button.textContent = told;
     setTimeout(() => (button.textContent = "Copy"), 1500);
   }
+}
+
+/** What keeps the end of the conversation in view after it has grown, for whoever had it in view before. */
+function following() {
+  const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+  return () => isAtEnd && (log.scrollTop = log.scrollHeight);
 }
 
 /** A text in turns of prose and of what stands between fences. */
