@@ -123,13 +123,14 @@ class _Reader:
             turn.parts.append(TextPart(_text(item, "content", place)))
 
     def _said(self, turn: _Turn, part: object, place: str) -> None:
-        if isinstance(part, dict) and cast("_Item", part).get("type") == "refusal":
-            turn.refusals.append(_text(cast("_Item", part), "refusal", place))
+        said = cast("_Item", part) if isinstance(part, dict) else {}
+        if said.get("type") == "refusal":
+            turn.refusals.append(_text(said, "refusal", place))
         else:
             turn.parts.append(self._part(part, place))
 
     def _reasoning(self, item: _Item, place: str) -> None:
-        content = item.get("content") or []
+        content: Any = item.get("content") or []
         if not isinstance(content, list):
             raise InvalidRequestError(f"{place}.content is a list of parts", field=f"{place}.content")
         turn = self._open()
