@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncllm.errors import APITimeoutError, AsyncLLMError, BadRequestError, InvalidRequestError
+from asyncllm.errors import APITimeoutError, BadRequestError, InvalidRequestError
 from asyncllm.server.departure import ClientGone
 from asyncllm.server.forms import Form, read_form
 from asyncllm.server.incoming import Caller, Incoming
@@ -42,7 +44,7 @@ def written(parts: Sequence[Told]) -> bytes:
 
 def split(body: bytes, cuts: Sequence[int]) -> list[bytes]:
     places = [0, *sorted(cut % (len(body) + 1) for cut in cuts), len(body)]
-    return [body[one:next_] for one, next_ in zip(places, places[1:], strict=False)]
+    return [body[one:next_] for one, next_ in pairwise(places)]
 
 
 def found(pieces: Sequence[bytes]) -> list[Told]:
@@ -79,10 +81,8 @@ def test_a_broken_form_is_an_error_of_ours_and_of_no_other_kind(
         at = place % len(body)
         body[at : at + len(data)] = data
 
-    try:
+    with suppress(InvalidRequestError):
         found(split(bytes(body), cuts))
-    except AsyncLLMError as error:
-        assert isinstance(error, InvalidRequestError)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ async def read(request: Incoming, folder: Path, limit: int = 10_000, **settings:
 
 
 async def test_a_form_has_its_texts_and_its_files(tmp_path: Path) -> None:
-    body = written([("purpose", None, b"batch"), ("file", "../a\\b.jsonl", b"x" * 600_000), ("n[]", None, b"1")] * 1)
+    body = written([("purpose", None, b"batch"), ("file", "../a\\b.jsonl", b"x" * 600_000), ("n[]", None, b"1")])
 
     form = await read(incoming(split(body, range(1, 600_000, 60_000))), tmp_path, 600_000)
 
@@ -186,6 +186,6 @@ async def test_a_form_without_a_folder_has_one_of_its_own_while_it_is_read() -> 
     async with read_form(request, ServerSettings(), max_file_bytes=10) as form:
         path = form.file("f").path
         assert path.parent.stat().st_mode & 0o777 == 0o700
-        assert path.read_bytes() == b"bytes"
+        assert path.stat().st_size == 5
 
     assert not path.parent.exists()
