@@ -17,6 +17,7 @@ from asyncllm.server.openai.embeddings import Embeddings
 from asyncllm.server.openai.generation import Chats, Completions
 from asyncllm.server.openai.health import Health, Ready, Version
 from asyncllm.server.openai.models import Model, Models
+from asyncllm.server.responses.route import Responses
 from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
 from asyncllm.workspace.served import ServerStore
@@ -26,6 +27,7 @@ __all__ = ["app", "application_of"]
 _ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
     ("POST", "/v1/chat/completions", Chats),
     ("POST", "/v1/completions", Completions),
+    ("POST", "/v1/responses", Responses),
     ("POST", "/v1/embeddings", Embeddings),
     ("GET", "/v1/models", Models),
     ("GET", "/v1/models/{id:path}", Model),

@@ -11,7 +11,16 @@ from asyncllm.errors import ConfigError
 
 __all__ = ["ServerSettings"]
 
-_POSITIVE = ("max_body_bytes", "max_messages", "max_choices", "max_depth", "send_timeout_s", "body_timeout_s")
+_POSITIVE = (
+    "max_body_bytes",
+    "max_messages",
+    "max_choices",
+    "max_depth",
+    "max_file_bytes",
+    "send_timeout_s",
+    "body_timeout_s",
+    "min_upload_bytes_per_s",
+)
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,8 +42,12 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The `n` of one request."""
     max_depth: int = 64
     """Of brackets within brackets in a body."""
+    max_file_bytes: int = 200 * 2**20
+    """Of the file of one upload."""
     body_timeout_s: float = 60
     """For a body to arrive."""
+    min_upload_bytes_per_s: int = 32 * 2**10
+    """A form may take longer than `body_timeout_s` by as long as this rate takes for what has come of it."""
     send_timeout_s: float = 30
     """For a client to take what is sent, before it is cut off and its work ended."""
     keep_alive_s: float = 15

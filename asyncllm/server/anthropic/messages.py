@@ -35,8 +35,9 @@ class Messages(_Told, Generation):
         """See `Generation`."""
         return read_messages_request(body)
 
-    def reply(self, response: Response, request_id: str, model: str) -> dict[str, Any]:
+    def reply(self, body: bytes, response: Response, request_id: str, model: str) -> dict[str, Any]:
         """See `Generation`."""
+        del body
         return write_message(response, id_=f"msg_{request_id}", model=model)
 
     def writer(self, body: bytes, request_id: str, model: str) -> EventWriter:
