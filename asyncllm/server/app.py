@@ -13,6 +13,7 @@ from asyncllm.dialect.faults import write_error
 from asyncllm.errors import APIStatusError
 from asyncllm.server.anthropic.messages import CountTokens, Messages
 from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.gate import gate_of
 from asyncllm.server.openai.embeddings import Embeddings
 from asyncllm.server.openai.generation import Chats, Completions
 from asyncllm.server.openai.health import Health, Ready, Version
@@ -56,6 +57,7 @@ def application_of(service: Service) -> Starlette:
     """The same of a service that is there already."""
     return Starlette(
         routes=[Route(path, endpoint(service), methods=[method]) for method, path, endpoint in _ROUTES],
+        middleware=gate_of(service.settings),
         exception_handlers={HTTPException: _without_route},
     )
 

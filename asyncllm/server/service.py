@@ -10,6 +10,7 @@ from asyncllm.client import Client
 from asyncllm.errors import ConfigError
 from asyncllm.server.access import Access
 from asyncllm.server.admission import Admission
+from asyncllm.server.keyring import Keyring
 from asyncllm.server.models import Served
 from asyncllm.server.settings import ServerSettings
 from asyncllm.watchdog import Watchdog
@@ -35,7 +36,7 @@ class Service:
         self.store = store
         self.upstream = Upstream(client, Served(client, settings.models))
         """A call goes by what it was when the call came."""
-        self.access = Access(None if store is None else store.keys, is_needed=settings.needs_key)
+        self.access = Access(None if store is None else Keyring(store.keys), is_needed=settings.needs_key)
         self.admission = Admission()
         self.dog = Watchdog()
         self.began_at = time.time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from msgspec import Struct
@@ -21,6 +22,8 @@ _POSITIVE = (
     "body_timeout_s",
     "min_upload_bytes_per_s",
 )
+_HOST = re.compile(r"\*|[a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/*?#@,]+")
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,6 +34,12 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     none. Without any, it is the client's own model."""
     needs_key: bool = False
     """Whether whoever asks has to have a key of the server's store. Without, keys that are brought are looked at."""
+    hosts: tuple[str, ...] | None = None
+    """Names that requests may ask the server by, in small letters and without a port; `*` is for any. Without, nobody
+    looks; `asyncllm serve` has those of this machine at least where only this machine can ask."""
+    origins: tuple[str, ...] | None = None
+    """Origins of web pages that may ask, such as https://app.example.org, beside pages of the server's own address.
+    Without, nobody looks and no page of elsewhere can read answers; `asyncllm serve` lets none in that is not named."""
     passed_fields: frozenset[str] = frozenset({"response_format"})
     """Fields of bodies that asyncllm has no name for and that go to the backend as they are. Others are ignored."""
     fetch_urls: bool = False
@@ -57,3 +66,12 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for name in (*_POSITIVE, "keep_alive_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is above zero", field=name)
+        if not all(_HOST.fullmatch(name) for name in self.hosts or ()):
+            raise ConfigError(
+                "hosts are names such as api.example.org, in small letters, without a port", field="hosts"
+            )
+        if not all(_ORIGIN.fullmatch(origin) and origin == origin.lower() for origin in self.origins or ()):
+            raise ConfigError(
+                "origins are exact, such as https://app.example.org or http://localhost:3000: no path, no *",
+                field="origins",
+            )

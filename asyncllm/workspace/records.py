@@ -83,6 +83,17 @@ MIGRATIONS: Final = (
         PRIMARY KEY (tenant, key, model, hour)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE api_key ADD COLUMN old_digest BLOB;  -- of the secret before this one
+    ALTER TABLE api_key ADD COLUMN old_until REAL;   -- when that opens nothing more
+    CREATE TABLE api_key_edition (
+        number INTEGER NOT NULL             -- goes up with every change of a key, whoever makes it
+    ) STRICT;
+    INSERT INTO api_key_edition VALUES (0);
+    CREATE TRIGGER api_key_added AFTER INSERT ON api_key BEGIN UPDATE api_key_edition SET number = number + 1; END;
+    CREATE TRIGGER api_key_changed AFTER UPDATE ON api_key BEGIN UPDATE api_key_edition SET number = number + 1; END;
+    CREATE TRIGGER api_key_gone AFTER DELETE ON api_key BEGIN UPDATE api_key_edition SET number = number + 1; END;
+    """,
 )
 """Steps from an empty file to this version, each an SQL script. A step that has been released never changes."""
 

@@ -29,13 +29,20 @@ class ServerStore:
         self._create = create
         self._points = Points(os.environ if env is None else env)
         self._writer = Writer(self._connect, self.folder / FILE, self._points, waits=False)
-        self.keys = KeyStore(self.folder, self._writer)
+        self._reader = Writer(self._connect, self.folder / FILE, self._points, waits=False)
+        self.keys = KeyStore(self.folder, self._writer, self._reader)
 
     async def __aenter__(self) -> Self:
-        await self._writer.open()
+        try:
+            await self._writer.open()
+            await self._reader.open()
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._reader.aclose()
         await self._writer.aclose()
 
     def _connect(self) -> Db:
