@@ -10,8 +10,10 @@ import uvicorn
 
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
-from asyncllm.server.app import app
+from asyncllm.server.app import application_of
+from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
+from asyncllm.workspace.served import ServerStore
 
 __all__ = ["serve"]
 
@@ -24,6 +26,7 @@ async def serve(
     client: Client,
     settings: ServerSettings,
     *,
+    store: ServerStore | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     uds: str | None = None,
@@ -34,10 +37,10 @@ async def serve(
 
     Raises `ConfigError` for an address that cannot be listened on, or that others than this machine reach.
     """
-    application = app(client, settings)
+    service = Service(client, settings, store)
     listening = _listen(host, port) if uds is None else None
     config = uvicorn.Config(
-        application,
+        application_of(service),
         uds=uds,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
@@ -51,7 +54,8 @@ async def serve(
     try:
         told = f"unix:{uds}" if listening is None else f"http://{_written(listening)}"
         tell(told)
-        await uvicorn.Server(config).serve(None if listening is None else [listening])
+        async with service:
+            await uvicorn.Server(config).serve(None if listening is None else [listening])
     finally:
         if listening is not None:
             listening.close()
