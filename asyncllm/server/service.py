@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
 
@@ -16,6 +17,9 @@ from asyncllm.server.settings import ServerSettings
 from asyncllm.watchdog import Watchdog
 from asyncllm.workspace.served import ServerStore
 
+if TYPE_CHECKING:
+    from asyncllm.server.batches.work import BatchWork
+
 __all__ = ["Service", "Upstream"]
 
 
@@ -27,7 +31,10 @@ class Upstream(Struct, frozen=True, eq=False):
 
 
 class Service:
-    """Raises `ConfigError` where a model is not there, or where keys are needed and there is no store of them."""
+    """Works on batches inside `async with`; or from the first request for one on, for as long as its loop runs.
+
+    Raises `ConfigError` where a model is not there, or where keys are needed and there is no store of them.
+    """
 
     def __init__(self, client: Client, settings: ServerSettings, store: ServerStore | None) -> None:
         if settings.needs_key and store is None:
@@ -40,3 +47,17 @@ class Service:
         self.admission = Admission()
         self.dog = Watchdog()
         self.began_at = time.time()
+        self.batches: BatchWork | None = None
+        if store is not None:
+            from asyncllm.server.batches.work import BatchWork  # what it takes is more than a server of calls needs
+
+            self.batches = BatchWork(self, store)
+
+    async def __aenter__(self) -> Self:
+        if self.batches is not None:
+            self.batches.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.batches is not None:
+            await self.batches.aclose()

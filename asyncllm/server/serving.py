@@ -9,8 +9,9 @@ import uvicorn
 
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
-from asyncllm.server.app import app
+from asyncllm.server.app import application_of
 from asyncllm.server.exposure import guarded
+from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
 from asyncllm.workspace.served import ServerStore
 
@@ -38,10 +39,10 @@ async def serve(
     listened on, and where keys are needed and `store` has none that is good; `StoreError`.
     """
     settings = await guarded(settings, store, host if uds is None else None)
-    application = app(client, settings, store=store)
+    service = Service(client, settings, store)
     listening = _listen(host, port) if uds is None else None
     config = uvicorn.Config(
-        application,
+        application_of(service),
         uds=uds,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
@@ -55,7 +56,8 @@ async def serve(
     try:
         told = f"unix:{uds}" if listening is None else f"http://{_written(listening)}"
         tell(told)
-        await uvicorn.Server(config).serve(None if listening is None else [listening])
+        async with service:
+            await uvicorn.Server(config).serve(None if listening is None else [listening])
     finally:
         if listening is not None:
             listening.close()

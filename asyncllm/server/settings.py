@@ -18,6 +18,12 @@ _POSITIVE = (
     "max_choices",
     "max_depth",
     "max_file_bytes",
+    "max_stored_bytes",
+    "max_stored_files",
+    "max_batch_rows",
+    "max_active_batches",
+    "batch_concurrency",
+    "batch_drain_s",
     "send_timeout_s",
     "body_timeout_s",
     "min_upload_bytes_per_s",
@@ -53,6 +59,17 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of brackets within brackets in a body."""
     max_file_bytes: int = 200 * 2**20
     """Of the file of one upload."""
+    max_stored_bytes: int = 10 * 2**30
+    """Of all files of one tenant. What its batches write is kept in any case."""
+    max_stored_files: int = 10_000
+    """Of one tenant."""
+    max_batch_rows: int = 50_000
+    max_active_batches: int = 100
+    """Of one tenant."""
+    batch_concurrency: int = 8
+    """Rows of batches that are under way at one time, of all batches together: other calls go first."""
+    batch_drain_s: float = 10
+    """For rows under way to end when their batch is cancelled, or the server stops. They are asked again after that."""
     body_timeout_s: float = 60
     """For a body to arrive."""
     min_upload_bytes_per_s: int = 32 * 2**10
