@@ -10,6 +10,7 @@ import asyncllm
 from asyncllm.cli.arguments import add_constraint, add_sampling, add_target
 from asyncllm.cli.batch.parser import add_batch
 from asyncllm.cli.status import TEXT
+from asyncllm.cli.store import add_store
 from asyncllm.errors import ConfigError
 
 __all__ = ["make_parser"]
@@ -45,6 +46,7 @@ def make_parser() -> ArgumentParser:
     _add_doctor(add)
     _add_jobs(add)
     _add_serve(add)
+    _add_usage(add)
     _add_mock_server(add)
     return parser
 
@@ -163,6 +165,26 @@ lets streams end for --drain seconds, and then ends it.""",
     group.add_argument("--uds", metavar="PATH", help="a Unix socket in place of address and port")
     group.add_argument("--drain", type=int, default=30, metavar="SECONDS", help="for streams to end (default: 30)")
     parser.add_argument("-q", "--quiet", action="store_true", help="no lines about the command itself, errors aside")
+
+
+def _add_usage(add: _AddParser) -> None:
+    parser = _add(
+        add,
+        "usage",
+        "usage",
+        "say what the calls of a server took",
+        """\
+Add up what calls took, as `asyncllm serve` has written it into its store: requests, those of them that failed, tokens,
+US dollars, and the requests whose price nobody knows. A moment is a day such as 2026-11-22, a time, or a Unix time, in
+UTC, and what is told is by the hour.""",
+    )
+    add_store(parser.add_argument, "folder of the server's store")
+    parser.add_argument("--since", metavar="TIME", help="the first hour (default: all there is)")
+    parser.add_argument("--until", metavar="TIME", help="the end, that hour not included (default: now)")
+    parser.add_argument("--by", choices=("key", "tenant", "model", "day"), default="key", help="(default: key)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--csv", action="store_true", help="print CSV")
 
 
 def _add_mock_server(add: _AddParser) -> None:

@@ -35,8 +35,8 @@ class Access:
         self._is_needed = is_needed
         self._known: dict[str, _Known] = {}
 
-    async def identify(self, scope: Asgi, needed: Scope) -> Caller:
-        """Who asks. Raises `AuthenticationError`, and `PermissionDeniedError` where the key is not for `needed`."""
+    async def identify(self, scope: Asgi, needed: Scope | None) -> Caller:
+        """Who asks. Raises `AuthenticationError`, and `PermissionDeniedError` where the key is not for `needed`, if anything is."""
         token = _token(scope)
         if not self._is_needed and not token.startswith(_MARK):
             return Caller()
@@ -44,7 +44,7 @@ class Access:
         if key is None or not key.is_good(time.time()):
             told = "this key is not known here, or not any more" if token else "a key is needed: Authorization: Bearer"
             raise AuthenticationError(told, status=401, code="invalid_api_key")
-        if needed not in key.grants.scopes and "admin" not in key.grants.scopes:
+        if needed is not None and needed not in key.grants.scopes and "admin" not in key.grants.scopes:
             raise PermissionDeniedError(f"this key is not for {needed}", status=403, code="scope")
         return Caller(tenant=key.tenant, key=key)
 

@@ -11,7 +11,8 @@ from asyncllm.errors import ConfigError
 
 __all__ = ["ServerSettings"]
 
-_POSITIVE = ("max_body_bytes", "max_messages", "max_choices", "max_depth", "send_timeout_s", "body_timeout_s")
+_POSITIVE = ("max_body_bytes", "max_messages", "max_choices", "max_depth", "send_timeout_s", "body_timeout_s",
+    "max_in_flight", "queue_timeout_s")  # fmt: skip
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,7 +41,16 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     keep_alive_s: float = 15
     """Of silence in a stream, before something without a meaning is sent."""
 
+    max_in_flight: int = 256
+    """Calls under way at one time, of all keys together; of each process where there are several."""
+    max_queued: int = 1024
+    """Calls that wait for their turn beyond these. What comes then is refused."""
+    queue_timeout_s: float = 30
+    """For a turn to come, before the call is refused."""
+
     def __post_init__(self) -> None:
         for name in (*_POSITIVE, "keep_alive_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is above zero", field=name)
+        if self.max_queued < 0:
+            raise ConfigError("max_queued is zero, for nobody to wait, or above", field="max_queued")
