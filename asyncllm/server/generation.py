@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from asyncllm.errors import AsyncLLMError, InvalidRequestError
-from asyncllm.estimate import estimated_tokens
+from asyncllm.estimate import estimated_input, estimated_tokens
 from asyncllm.events import Event
 from asyncllm.server.admission import Ticket
 from asyncllm.server.bodies import read_body
@@ -61,12 +61,13 @@ class Generation(Endpoint):
         call = self.service.upstream.client.ask(msgspec.structs.replace(asked, model="", extra=extra), model=model)
         if asked.stream:
             writer = self.writer(body, incoming.id, name)
-            async with self.admit(incoming, name, estimated_tokens(asked)) as ticket:
+            async with self.admit(incoming, name, estimated_tokens(asked), estimated_input(asked)) as ticket:
                 await self._stream(incoming, call, writer, ticket)
             return
-        async with self.admit(incoming, name, estimated_tokens(asked)) as ticket:
+        async with self.admit(incoming, name, estimated_tokens(asked), estimated_input(asked)) as ticket:
             async with Watched(incoming.receive):
                 response = await call.whole()
+            ticket.begin()
             ticket.count(response)
         # The names are the server's: which model and which call of whose stand behind them is not told.
         known = msgspec.structs.replace(response, request_id=None, model=None)
@@ -89,8 +90,9 @@ class Generation(Endpoint):
         async with AsyncExitStack() as opened:
             async with Watched(incoming.receive):
                 await opened.enter_async_context(call)  # from then on its first event is there
+            ticket.begin()
             reply = EventStream(
-                _pieces(call, writer),
+                _pieces(call, writer, ticket),
                 dog=self.service.dog,
                 send_timeout_s=settings.send_timeout_s,
                 keep_alive_s=settings.keep_alive_s,
@@ -124,11 +126,13 @@ def check_part(part: ContentPart, field: str, settings: ServerSettings) -> None:
         raise InvalidRequestError("there are no files here to name by their ids: send the file itself", field=field)
 
 
-async def _pieces(call: Stream, writer: Writer) -> AsyncIterator[bytes]:
+async def _pieces(call: Stream, writer: Writer, ticket: Ticket) -> AsyncIterator[bytes]:
     try:
         async for batch in call.batches:
+            ticket.events += len(batch)
             yield writer.write(batch)
     except AsyncLLMError as error:
+        ticket.fail(error)
         yield writer.fail(told_of(error))
     else:
         yield writer.end()

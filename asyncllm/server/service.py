@@ -11,6 +11,7 @@ from asyncllm.client import Client
 from asyncllm.errors import ConfigError
 from asyncllm.server.access import Access
 from asyncllm.server.admission import Admission
+from asyncllm.server.figures import Figures
 from asyncllm.server.keyring import Keyring
 from asyncllm.server.models import Served
 from asyncllm.server.settings import ServerSettings
@@ -44,7 +45,8 @@ class Service:
         self.upstream = Upstream(client, Served(client, settings.models))
         """A call goes by what it was when the call came."""
         self.access = Access(None if store is None else Keyring(store.keys), is_needed=settings.needs_key)
-        self.admission = Admission()
+        self.figures = Figures()
+        self.admission = Admission(settings, store, self.figures)
         self.dog = Watchdog()
         self.began_at = time.time()
         self.batches: BatchWork | None = None

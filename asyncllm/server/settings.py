@@ -24,6 +24,8 @@ _POSITIVE = (
     "max_active_batches",
     "batch_concurrency",
     "batch_drain_s",
+    "max_in_flight",
+    "queue_timeout_s",
     "send_timeout_s",
     "body_timeout_s",
     "min_upload_bytes_per_s",
@@ -79,6 +81,13 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     keep_alive_s: float = 15
     """Of silence in a stream, before something without a meaning is sent."""
 
+    max_in_flight: int = 256
+    """Calls under way at one time, of all keys together; of each process where there are several."""
+    max_queued: int = 1024
+    """Calls that wait for their turn beyond these. What comes then is refused."""
+    queue_timeout_s: float = 30
+    """For a turn to come, before the call is refused."""
+
     def __post_init__(self) -> None:
         for name in (*_POSITIVE, "keep_alive_s"):
             if not getattr(self, name) > 0:
@@ -92,3 +101,5 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 "origins are exact, such as https://app.example.org or http://localhost:3000: no path, no *",
                 field="origins",
             )
+        if self.max_queued < 0:
+            raise ConfigError("max_queued is zero, for nobody to wait, or above", field="max_queued")
