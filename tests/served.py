@@ -12,6 +12,8 @@ import uvicorn
 
 from asyncllm import Client
 from asyncllm.server import ServerSettings, app
+from asyncllm.server.gate import Gate
+from asyncllm.server.protocol import protocol_of
 from asyncllm.workspace.served import ServerStore
 
 __all__ = ["served", "server_of"]
@@ -29,8 +31,10 @@ async def served(client: Client, *, store: ServerStore | None = None, **settings
     """The address of a server that answers with `client`."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
+    known = ServerSettings(**settings)
+    gate = Gate(known)
     config = uvicorn.Config(
-        app(client, ServerSettings(**settings), store=store), log_config=None, lifespan="off", ws="none"
+        app(client, known, store=store), http=protocol_of(gate), log_config=None, lifespan="off", ws="none"
     )
     server = _Server(config)
     running = asyncio.create_task(server.serve([listening]))
@@ -41,6 +45,7 @@ async def served(client: Client, *, store: ServerStore | None = None, **settings
     finally:
         server.should_exit = server.force_exit = True
         await running
+        gate.close()
         listening.close()
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import uvicorn
 
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
 from asyncllm.server.app import app
+from asyncllm.server.gate import Gate, raise_file_limit
+from asyncllm.server.protocol import protocol_of
 from asyncllm.server.settings import ServerSettings
+from asyncllm.server.unix import listen_unix
 
 __all__ = ["serve"]
 
@@ -35,10 +39,11 @@ async def serve(
     Raises `ConfigError` for an address that cannot be listened on, or that others than this machine reach.
     """
     application = app(client, settings)
-    listening = _listen(host, port) if uds is None else None
+    listening = _listen(host, port) if uds is None else listen_unix(uds, backlog=_BACKLOG)
+    gate = Gate(settings, files=raise_file_limit())
     config = uvicorn.Config(
         application,
-        uds=uds,
+        http=protocol_of(gate),
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=drain_s,
@@ -49,12 +54,13 @@ async def serve(
         ws="none",
     )
     try:
-        told = f"unix:{uds}" if listening is None else f"http://{_written(listening)}"
-        tell(told)
-        await uvicorn.Server(config).serve(None if listening is None else [listening])
+        tell(f"http://{_written(listening)}" if uds is None else f"unix:{uds}")
+        await uvicorn.Server(config).serve([listening])
     finally:
-        if listening is not None:
-            listening.close()
+        gate.close()
+        listening.close()
+        if uds is not None:
+            Path(uds).unlink(missing_ok=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -11,7 +11,10 @@ from asyncllm.errors import ConfigError
 
 __all__ = ["ServerSettings"]
 
-_POSITIVE = ("max_body_bytes", "max_messages", "max_choices", "max_depth", "send_timeout_s", "body_timeout_s")
+_POSITIVE = (
+    "max_body_bytes", "max_messages", "max_choices", "max_depth", "send_timeout_s", "body_timeout_s", "head_timeout_s",
+    "max_head_bytes", "max_headers", "min_bytes_per_s", "max_connections", "max_connections_per_address",
+)  # fmt: skip
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,6 +38,16 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of brackets within brackets in a body."""
     body_timeout_s: float = 60
     """For a body to arrive."""
+    head_timeout_s: float = 10
+    """For the head of a request to arrive."""
+    max_head_bytes: int = 64 * 2**10
+    max_headers: int = 100
+    min_bytes_per_s: float = 500
+    """How fast a body has to come, and a reply has to be taken, after a while in which nothing need be."""
+    max_connections: int = 8192
+    """Of one process, and fewer where it may not have as many files open. Then those without a request go first."""
+    max_connections_per_address: int = 256
+    """Of an IPv4 address, or of the /64 of an IPv6 one; this machine's own are not counted."""
     send_timeout_s: float = 30
     """For a client to take what is sent, before it is cut off and its work ended."""
     keep_alive_s: float = 15
