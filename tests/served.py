@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from asyncllm import Client
 from asyncllm.server import ServerSettings, app
@@ -16,7 +17,7 @@ from asyncllm.server.gate import Gate
 from asyncllm.server.protocol import protocol_of
 from asyncllm.workspace.served import ServerStore
 
-__all__ = ["served", "server_of"]
+__all__ = ["listening", "served", "server_of"]
 
 
 class _Server(uvicorn.Server):
@@ -29,24 +30,29 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def served(client: Client, *, store: ServerStore | None = None, **settings: Any) -> AsyncGenerator[str]:
     """The address of a server that answers with `client`."""
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
     known = ServerSettings(**settings)
-    gate = Gate(known)
-    config = uvicorn.Config(
-        app(client, known, store=store), http=protocol_of(gate), log_config=None, lifespan="off", ws="none"
-    )
+    async with listening(app(client, known, store=store), known) as url:
+        yield url
+
+
+@asynccontextmanager
+async def listening(application: ASGIApp, settings: ServerSettings) -> AsyncGenerator[str]:
+    """The same of any application."""
+    door = socket.socket()
+    door.bind(("127.0.0.1", 0))
+    gate = Gate(settings)
+    config = uvicorn.Config(application, http=protocol_of(gate), log_config=None, lifespan="off", ws="none")
     server = _Server(config)
-    running = asyncio.create_task(server.serve([listening]))
+    running = asyncio.create_task(server.serve([door]))
     try:
         while not server.started:  # noqa: ASYNC110  # uvicorn tells nobody
             await asyncio.sleep(0.005)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield f"http://127.0.0.1:{door.getsockname()[1]}"
     finally:
         server.should_exit = server.force_exit = True
         await running
         gate.close()
-        listening.close()
+        door.close()
 
 
 @asynccontextmanager

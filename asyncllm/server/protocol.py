@@ -25,7 +25,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from asyncllm.dialect.faults import write_error
-from asyncllm.errors import APIStatusError
+from asyncllm.errors import BadRequestError, OverloadedError
 from asyncllm.server.gate import Gate
 from asyncllm.watchdog import Waiter
 
@@ -78,6 +78,8 @@ class _Timer(Waiter):
 
 
 class _Connection(HttpToolsProtocol):
+    parser: httptools.HttpRequestParser  # which is there for as long as anything comes
+
     def __init__(self, gate: Gate, **given: Any) -> None:
         super().__init__(**given)
         self._gate = gate
@@ -140,15 +142,13 @@ class _Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         at, body_bytes = self._at, self._body_bytes
         try:
-            self.parser.feed_data(data)
+            self._feed(data)
             if at is self._at is _At.BODY:
                 self._check_framing(len(data) - (self._body_bytes - body_bytes))
             elif self._at is _At.HEAD and not self._is_new:
                 self._count_head(len(data))
-        except httptools.HttpParserUpgrade:
-            self._end_after_reply()  # what follows is in another protocol
         except httptools.HttpParserError:
-            self._fail(self._refusal or _RefusedError(400, "this is not HTTP/1.1 as it has to be"))
+            self._fail(self._refusal or _RefusedError(400, "this is not HTTP as it has to be"))
         except _RefusedError as refused:
             self._fail(refused)
         else:
@@ -182,13 +182,12 @@ class _Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head of a request is there."""
-        if self._refusal is None:
-            self._check_head()
-            super().on_headers_complete()
-            self._at = _At.BODY
-            self._body_from_s = self.loop.time()
-            if self.parser.should_upgrade():
-                self.cycle.keep_alive = False
+        if self._refusal is not None or self.parser.should_upgrade():
+            return
+        self._check_head()
+        super().on_headers_complete()
+        self._at = _At.BODY
+        self._body_from_s = self.loop.time()
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body has come."""
@@ -197,6 +196,8 @@ class _Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is there."""
+        if self._at is _At.HEAD:
+            return  # see `_feed`
         self._at = _At.END
         self._gate.has_request(self)
         super().on_message_complete()
@@ -234,6 +235,23 @@ class _Connection(HttpToolsProtocol):
     @property
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _feed(self, data: bytes) -> None:
+        """Parse. A wish for another protocol is passed over: the parser would read no body after it."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            method = self.parser.get_method()
+            if method == b"CONNECT":
+                raise _RefusedError(400, "there are no tunnels here") from None
+            kept = [one for one in self.headers if one[0] not in (b"connection", b"upgrade", b"http2-settings")]
+            head = [method, b" ", self.url, b" HTTP/1.1\r\n"]
+            for name, value in kept:
+                head += [name, b": ", value, b"\r\n"]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.parser.feed_data(b"".join([*head, b"\r\n"]))
+            self._feed(data[upgrade.args[0] :])
 
     def _set_deadline(self) -> None:
         now = self.loop.time()
@@ -308,7 +326,8 @@ class _Connection(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if not (self._is_answering and self.cycle.response_started):
-            error = APIStatusError(refused.text, status=refused.status, code="http")
+            kind = OverloadedError if refused.status == 503 else BadRequestError
+            error = kind(refused.text, status=refused.status, code="http")
             body = msgspec.json.encode(write_error(error))
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[refused.status] + head + body)

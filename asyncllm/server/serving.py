@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import uvicorn
 
@@ -15,7 +14,7 @@ from asyncllm.server.app import app
 from asyncllm.server.gate import Gate, raise_file_limit
 from asyncllm.server.protocol import protocol_of
 from asyncllm.server.settings import ServerSettings
-from asyncllm.server.unix import listen_unix
+from asyncllm.server.unix import leave_unix, listen_unix
 
 __all__ = ["serve"]
 
@@ -60,7 +59,7 @@ async def serve(
         gate.close()
         listening.close()
         if uds is not None:
-            Path(uds).unlink(missing_ok=True)
+            leave_unix(uds)
 
 
 def _listen(host: str, port: int) -> socket.socket:

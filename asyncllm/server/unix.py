@@ -9,7 +9,7 @@ from pathlib import Path
 
 from asyncllm.errors import ConfigError
 
-__all__ = ["listen_unix"]
+__all__ = ["leave_unix", "listen_unix"]
 
 _OTHERS = 0o177  # all that nobody but the owner may do
 
@@ -35,6 +35,11 @@ def listen_unix(path: str, *, backlog: int) -> socket.socket:
     finally:
         os.umask(mask)
     return listening
+
+
+def leave_unix(path: str) -> None:
+    """Nobody listens there any more."""
+    Path(path).unlink(missing_ok=True)
 
 
 def _clear(path: str, family: int) -> None:
