@@ -29,6 +29,12 @@ _POSITIVE = (
     "send_timeout_s",
     "body_timeout_s",
     "min_upload_bytes_per_s",
+    "head_timeout_s",
+    "max_head_bytes",
+    "max_headers",
+    "min_bytes_per_s",
+    "max_connections",
+    "max_connections_per_address",
 )
 _HOST = re.compile(r"\*|[a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/*?#@,]+")
@@ -76,6 +82,16 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """For a body to arrive."""
     min_upload_bytes_per_s: int = 32 * 2**10
     """A form may take longer than `body_timeout_s` by as long as this rate takes for what has come of it."""
+    head_timeout_s: float = 10
+    """For the head of a request to arrive."""
+    max_head_bytes: int = 64 * 2**10
+    max_headers: int = 100
+    min_bytes_per_s: float = 500
+    """How fast a body has to come, and a reply has to be taken, after a while in which nothing need be."""
+    max_connections: int = 8192
+    """Of one process, and fewer where it may not have as many files open. Then those without a request go first."""
+    max_connections_per_address: int = 256
+    """Of an IPv4 address, or of the /64 of an IPv6 one; this machine's own are not counted."""
     send_timeout_s: float = 30
     """For a client to take what is sent, before it is cut off and its work ended."""
     keep_alive_s: float = 15
