@@ -14,16 +14,21 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, ConsoleMessage, Page, Route, expect
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from asyncllm import Client, Finished, RateLimitError, ReasoningDelta, Request, TextDelta, UsageReport
 from asyncllm.events import Event
+from asyncllm.server import ServerSettings
+from asyncllm.server.app import application_of
 from asyncllm.server.page import FILES
+from asyncllm.server.service import Service
 from asyncllm.testing import Script, ScriptedBackend, Stall
 from asyncllm.types import Usage
 from asyncllm.workspace.keys import Grants
 from asyncllm.workspace.served import ServerStore
 from bench.browser import open_browser
-from served import served
+from served import listening, served
 from sse_cases import CASES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -383,14 +388,18 @@ async def test_what_the_server_does_not_keep_is_said_and_not_asked_again(browser
 
 
 async def test_it_works_below_a_path(browser: Browser) -> None:
-    async with (
-        Client(model="echo:x") as client,
-        served(client, below="/of/llm", models={"small": "echo:x"}) as url,
-        opened(browser, url) as page,
-    ):
-        await expect(page.locator("#chosen")).to_have_text("small")
-        await ask(page, "one two")
-        await expect(answer(page)).to_have_text("one two")
+    settings = ServerSettings(models={"small": "echo:x"})
+    async with Client(model="echo:x") as client:
+        service = Service(client, settings, None)
+        application = Starlette(routes=[Mount("/of/llm", application_of(service))])
+        async with (
+            service,
+            listening(application, settings) as url,
+            opened(browser, f"{url}/of/llm") as page,
+        ):
+            await expect(page.locator("#chosen")).to_have_text("small")
+            await ask(page, "one two")
+            await expect(answer(page)).to_have_text("one two")
 
 
 # -- for everybody

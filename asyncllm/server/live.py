@@ -18,6 +18,8 @@ class Live(Endpoint):
     It says who calls which model and since when, and nothing of what is asked and answered.
     """
 
+    takes_any_key = True
+
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
         caller = incoming.caller

@@ -39,8 +39,8 @@ class Page(Endpoint):
 
     needs = None
 
-    def __init__(self, service: Service) -> None:
-        super().__init__(service)
+    def __init__(self, service: Service, path: str = "") -> None:
+        super().__init__(service, path)
         folder = Path(__file__).parent
         self._files = {"": _Asset(folder / "index.html"), **{name: _Asset(folder / name) for name in FILES}}
 
