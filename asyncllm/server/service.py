@@ -11,6 +11,7 @@ from asyncllm.errors import ConfigError
 from asyncllm.server.access import Access
 from asyncllm.server.admission import Admission
 from asyncllm.server.models import Served
+from asyncllm.server.pictures import Pictures
 from asyncllm.server.settings import ServerSettings
 from asyncllm.watchdog import Watchdog
 from asyncllm.workspace.served import ServerStore
@@ -37,5 +38,6 @@ class Service:
         """A call goes by what it was when the call came."""
         self.access = Access(None if store is None else store.keys, is_needed=settings.needs_key)
         self.admission = Admission()
+        self.pictures = Pictures(settings)
         self.dog = Watchdog()
         self.began_at = time.time()
