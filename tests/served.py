@@ -12,9 +12,11 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from asyncllm import Client
-from asyncllm.server import ServerSettings, app
-from asyncllm.server.gate import Gate
+from asyncllm.server import ServerSettings
+from asyncllm.server.app import application_of
+from asyncllm.server.connections import Gate
 from asyncllm.server.protocol import protocol_of
+from asyncllm.server.service import Service
 from asyncllm.workspace.served import ServerStore
 
 __all__ = ["listening", "served", "server_of"]
@@ -31,7 +33,8 @@ class _Server(uvicorn.Server):
 async def served(client: Client, *, store: ServerStore | None = None, **settings: Any) -> AsyncGenerator[str]:
     """The address of a server that answers with `client`."""
     known = ServerSettings(**settings)
-    async with listening(app(client, known, store=store), known) as url:
+    service = Service(client, known, store)
+    async with service, listening(application_of(service), known) as url:
         yield url
 
 

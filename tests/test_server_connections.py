@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from asyncllm.errors import ConfigError
 from asyncllm.server import ServerSettings, protocol
-from asyncllm.server.gate import Gate
+from asyncllm.server.connections import Gate
 from asyncllm.server.unix import listen_unix
 from served import listening
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Callable
 
@@ -10,11 +9,14 @@ import uvicorn
 
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
-from asyncllm.server.app import app
-from asyncllm.server.gate import Gate, raise_file_limit
+from asyncllm.server.app import application_of
+from asyncllm.server.connections import Gate, raise_file_limit
+from asyncllm.server.exposure import guarded
 from asyncllm.server.protocol import protocol_of
+from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
 from asyncllm.server.unix import leave_unix, listen_unix
+from asyncllm.workspace.served import ServerStore
 
 __all__ = ["serve"]
 
@@ -27,6 +29,7 @@ async def serve(
     client: Client,
     settings: ServerSettings,
     *,
+    store: ServerStore | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     uds: str | None = None,
@@ -35,13 +38,15 @@ async def serve(
 ) -> None:
     """Answer requests until SIGINT or SIGTERM; then streams may end for `drain_s` seconds. `tell` hears the address.
 
-    Raises `ConfigError` for an address that cannot be listened on, or that others than this machine reach.
+    Where others than this machine reach the address, they need keys. Raises `ConfigError` for an address that cannot be
+    listened on, and where keys are needed and `store` has none that is good; `StoreError`.
     """
-    application = app(client, settings)
+    settings = await guarded(settings, store, host if uds is None else None)
+    service = Service(client, settings, store)
     listening = _listen(host, port) if uds is None else listen_unix(uds, backlog=_BACKLOG)
     gate = Gate(settings, files=raise_file_limit())
     config = uvicorn.Config(
-        application,
+        application_of(service),
         http=protocol_of(gate),
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
@@ -54,7 +59,8 @@ async def serve(
     )
     try:
         tell(f"http://{_written(listening)}" if uds is None else f"unix:{uds}")
-        await uvicorn.Server(config).serve([listening])
+        async with service:
+            await uvicorn.Server(config).serve([listening])
     finally:
         gate.close()
         listening.close()
@@ -64,17 +70,7 @@ async def serve(
 
 def _listen(host: str, port: int) -> socket.socket:
     address = "127.0.0.1" if host == "localhost" else host
-    try:
-        kind = ipaddress.ip_address(address)
-    except ValueError:
-        raise ConfigError(f"{host} is no address: give one such as 127.0.0.1 or ::1", field="host") from None
-    if not kind.is_loopback:
-        raise ConfigError(
-            f"{host} is reached from other machines, and this server asks for no keys yet: listen on 127.0.0.1, and "
-            "put what checks keys before it",
-            field="host",
-        )
-    listening = socket.socket(socket.AF_INET6 if kind.version == 6 else socket.AF_INET)  # a version
+    listening = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((address, port))
