@@ -73,6 +73,7 @@ class RowCalls:
             return msgspec.structs.replace(found, model=None)
         try:
             check_asked(asked, settings)
+            asked = await self._service.pictures.fetch(asked)
         except InvalidRequestError as error:
             _refuse(error)
         extra = {field: asked.extra[field] for field in settings.passed_fields & asked.extra.keys()}
