@@ -19,6 +19,7 @@ _SECRET = re.compile(
       (?i:(?:bearer|basic)\s+)?[^\s"',;]+
     | \b(?i:bearer|basic)\s+(?=\S*[0-9=*])[^\s"',;]+
     | \b[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>]+  # addresses say where calls go, and may hold a key
+    | \b(?:(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?::[0-9]+)?|localhost:[0-9]+)\b
     """,
     re.VERBOSE,
 )

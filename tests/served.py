@@ -30,7 +30,11 @@ async def served(client: Client, *, store: ServerStore | None = None, **settings
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app(client, ServerSettings(**settings), store=store), log_config=None, lifespan="off", ws="none"
+        app(client, ServerSettings(**settings), store=store),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
     )
     server = _Server(config)
     running = asyncio.create_task(server.serve([listening]))

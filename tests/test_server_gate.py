@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from asyncllm import Client
 from asyncllm.errors import ConfigError
 from asyncllm.server import ServerSettings
 from asyncllm.server.exposure import guarded
+from asyncllm.workspace.served import ServerStore
 from served import served, server_of
 
 BODY = json.dumps({"messages": [{"role": "user", "content": "one"}]})
@@ -175,6 +177,18 @@ def test_names_and_origins_that_cannot_match_are_refused(field: str, value: str)
         ServerSettings(**{field: (value,)})  # type: ignore[arg-type]
 
     assert caught.value.field == field
+
+
+async def test_an_address_that_others_reach_needs_a_key_that_is_good(tmp_path: Path) -> None:
+    async with ServerStore(tmp_path) as store:
+        key, _ = await store.keys.add("phone")
+        settings = await guarded(ServerSettings(), store, "0.0.0.0")
+        assert (settings.needs_key, settings.hosts) == (True, None)
+
+        await store.keys.revoke(key.id)
+        for host, asked in (("0.0.0.0", ServerSettings()), ("::1", ServerSettings(needs_key=True))):
+            with pytest.raises(ConfigError, match="asyncllm keys add"):
+                await guarded(asked, store, host)
 
 
 async def test_an_address_of_this_machine_has_its_own_names_and_no_others() -> None:
