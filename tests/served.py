@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 
 from asyncllm import Client
 from asyncllm.server import ServerSettings, app
 from asyncllm.workspace.served import ServerStore
 
-__all__ = ["served", "server_of"]
+__all__ = ["running", "served", "server_of"]
 
 
 class _Server(uvicorn.Server):
@@ -27,15 +28,16 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def served(client: Client, *, store: ServerStore | None = None, **settings: Any) -> AsyncGenerator[str]:
     """The address of a server that answers with `client`."""
+    async with running(app(client, ServerSettings(**settings), store=store)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def running(application: Starlette) -> AsyncGenerator[str]:
+    """The address of a server of an application."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app(client, ServerSettings(**settings), store=store),
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="none",
-    )
+    config = uvicorn.Config(application, log_config=None, access_log=False, lifespan="off", ws="none")
     server = _Server(config)
     running = asyncio.create_task(server.serve([listening]))
     try:

@@ -116,7 +116,13 @@ async def test_a_key_of_the_store_beside_it_is_asked_for_where_that_is_asked_for
     arguments = ("-m", "echo:x", "--port", "0", "--require-keys", "--allow-host", "api.example.org")
     async with serving(*arguments, folder=tmp_path) as (process, url), aiohttp.ClientSession() as http:
         own = {"x-api-key": key}
-        tried = ({}, own, {**own, "Host": "api.example.org"}, {**own, "Host": "evil"}, {**own, "Origin": "http://evil"})
+        tried: tuple[dict[str, str], ...] = (
+            {},
+            own,
+            {**own, "Host": "api.example.org"},
+            {**own, "Host": "evil"},
+            {**own, "Origin": "http://evil"},
+        )
         seen: list[int] = []
         for headers in tried:
             async with http.get(f"{url}/models", headers=headers) as reply:

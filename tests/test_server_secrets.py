@@ -215,7 +215,7 @@ async def test_an_upstream_that_refuses_the_server_s_key_is_a_bad_gateway(tmp_pa
             assert told["code"] == "bad_gateway"
 
 
-PLAIN = "max_tokens is above zero, and an address begins with http:// or https://: basic rules, bearer of news"
+PLAIN = "max_tokens is above zero, basic rules, bearer of news, and an address begins with http:// or https://"
 
 
 @pytest.mark.parametrize(
