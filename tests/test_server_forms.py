@@ -121,7 +121,7 @@ async def read(request: Incoming, folder: Path, limit: int = 10_000, **settings:
                 assert upload.path.stat().st_mode & 0o777 == 0o600
             return form
     finally:
-        assert list(folder.iterdir()) == []
+        assert _names(folder) == []
 
 
 async def test_a_form_has_its_texts_and_its_files(tmp_path: Path) -> None:
@@ -192,6 +192,10 @@ async def test_a_form_without_a_folder_has_one_of_its_own_while_it_is_read() -> 
 
 def _mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
 
 
 def _is_there(path: Path) -> bool:

@@ -16,9 +16,10 @@ from asyncllm.errors import (
     AuthenticationError,
     InternalServerError,
     PermissionDeniedError,
+    StoreError,
 )
 
-__all__ = ["http_status", "retry_headers", "send_json", "told_of"]
+__all__ = ["closing_headers", "http_status", "retry_headers", "send_json", "told_of"]
 
 _JSON = (b"content-type", b"application/json")
 _encode = msgspec.json.Encoder().encode
@@ -34,9 +35,11 @@ async def send_json(send: Send, document: Any, status: int = 200, headers: Mappi
 
 
 def told_of(error: AsyncLLMError) -> AsyncLLMError:
-    """What a client may know: that a key of ours is bad is no business of somebody who has another."""
+    """What a client may know: neither that a key of ours is bad, nor where the server keeps its files."""
     if isinstance(error, AuthenticationError | PermissionDeniedError):
         return InternalServerError("the service behind this model refused the server", status=502, code="bad_gateway")
+    if isinstance(error, StoreError):
+        return InternalServerError("the server cannot use its store; its log says more", status=500, code="store")
     return error
 
 
@@ -52,3 +55,11 @@ def retry_headers(error: AsyncLLMError) -> dict[str, str]:
     if wait_s is None:
         return {}
     return {"retry-after": f"{max(1, round(wait_s))}", "retry-after-ms": f"{wait_s * 1000:.0f}"}
+
+
+def closing_headers(error: AsyncLLMError) -> dict[str, str]:
+    """That the connection ends with the reply, where the rest of a body does not come.
+
+    Where it comes and is too large, it is read on past: a client that is cut off while it sends never sees the reply.
+    """
+    return {"connection": "close"} if http_status(error) == 408 else {}
