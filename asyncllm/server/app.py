@@ -13,14 +13,18 @@ from asyncllm.dialect.faults import write_error
 from asyncllm.errors import APIStatusError
 from asyncllm.server.anthropic.messages import CountTokens, Messages
 from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.metrics import Metrics
 from asyncllm.server.openai.batches import Batch, BatchCancellation, Batches, NewBatches
 from asyncllm.server.openai.embeddings import Embeddings
 from asyncllm.server.openai.files import File, FileContent, FileRemoval, Files, Uploads
 from asyncllm.server.openai.generation import Chats, Completions
 from asyncllm.server.openai.health import Health, Ready, Version
 from asyncllm.server.openai.models import Model, Models
+from asyncllm.server.origins import gate_of
+from asyncllm.server.responses.route import Responses
 from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
+from asyncllm.server.usage import Usage
 from asyncllm.workspace.served import ServerStore
 
 __all__ = ["app", "application_of"]
@@ -28,6 +32,7 @@ __all__ = ["app", "application_of"]
 _ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
     ("POST", "/v1/chat/completions", Chats),
     ("POST", "/v1/completions", Completions),
+    ("POST", "/v1/responses", Responses),
     ("POST", "/v1/embeddings", Embeddings),
     ("GET", "/v1/models", Models),
     ("GET", "/v1/models/{id:path}", Model),
@@ -45,6 +50,8 @@ _ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
     ("GET", "/health", Health),
     ("GET", "/ready", Ready),
     ("GET", "/version", Version),
+    ("GET", "/metrics", Metrics),
+    ("GET", "/server/usage", Usage),
 )
 
 
@@ -64,7 +71,8 @@ def app(client: Client, settings: ServerSettings = ServerSettings(), *, store: S
 def application_of(service: Service) -> Starlette:
     """The same of a service that is there already."""
     return Starlette(
-        routes=[Route(path, endpoint(service), methods=[method]) for method, path, endpoint in _ROUTES],
+        routes=[Route(path, endpoint(service, path), methods=[method]) for method, path, endpoint in _ROUTES],
+        middleware=gate_of(service.settings),
         exception_handlers={HTTPException: _without_route},
     )
 

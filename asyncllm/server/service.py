@@ -11,6 +11,8 @@ from asyncllm.client import Client
 from asyncllm.errors import ConfigError
 from asyncllm.server.access import Access
 from asyncllm.server.admission import Admission
+from asyncllm.server.figures import Figures
+from asyncllm.server.keyring import Keyring
 from asyncllm.server.models import Served
 from asyncllm.server.settings import ServerSettings
 from asyncllm.watchdog import Watchdog
@@ -42,8 +44,9 @@ class Service:
         self.store = store
         self.upstream = Upstream(client, Served(client, settings.models))
         """A call goes by what it was when the call came."""
-        self.access = Access(None if store is None else store.keys, is_needed=settings.needs_key)
-        self.admission = Admission()
+        self.access = Access(None if store is None else Keyring(store.keys), is_needed=settings.needs_key)
+        self.figures = Figures()
+        self.admission = Admission(settings, store, self.figures)
         self.dog = Watchdog()
         self.began_at = time.time()
         self.batches: BatchWork | None = None
@@ -51,6 +54,7 @@ class Service:
             from asyncllm.server.batches.work import BatchWork  # what it takes is more than a server of calls needs
 
             self.batches = BatchWork(self, store)
+            store.closing.insert(0, self.batches.aclose)  # before what its rows need
 
     async def __aenter__(self) -> Self:
         if self.batches is not None:

@@ -46,7 +46,7 @@ class RowCalls:
         self._service = service
         self._places = places
         self._incoming = Incoming(
-            {"type": "http", "path": batch.endpoint, "headers": []}, _nothing, _nothing, batch.id, Caller(batch.tenant)
+            {"type": "http", "path": batch.endpoint, "headers": []}, _stays, _nothing, batch.id, Caller(batch.tenant)
         )
 
     async def ask(self, asked: AnyAsk, _: Model | None) -> Answer:
@@ -58,6 +58,7 @@ class RowCalls:
                 try:
                     async with self._admitted(asked, name) as ticket:
                         answer = await self._answer(asked, model)
+                        ticket.begin()
                         ticket.count(answer)
                         return answer
                 except PoolTimeoutError:  # nothing was sent: it stands in line again
@@ -100,6 +101,12 @@ class RowCalls:
 
 def _refuse(error: InvalidRequestError) -> NoReturn:
     raise BadRequestError(error.message, status=400, code=error.code or "invalid_request", param=error.field) from None
+
+
+async def _stays() -> NoReturn:
+    """Nobody goes away while a row waits."""
+    await asyncio.Future()
+    raise AssertionError
 
 
 async def _nothing(*_: object) -> NoReturn:
