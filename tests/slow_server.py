@@ -29,6 +29,7 @@ class SlowEcho:
         self.seconds = seconds
         self.asked: list[str] = []
         self.busy = self.most = 0
+        self.error: Exception | None = None
         self._log = log
 
     @asynccontextmanager
@@ -40,6 +41,8 @@ class SlowEcho:
 
     async def _events(self, text: str) -> AsyncGenerator[Event]:
         self.asked.append(text)
+        if self.error is not None:
+            raise self.error
         self.busy += 1
         self.most = max(self.most, self.busy)
         try:

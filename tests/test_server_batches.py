@@ -11,14 +11,16 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import aiohttp
 import msgspec
 import openai
 import pytest
 from openai.types import Batch, BatchError
 
 from asyncllm import Client
+from asyncllm.errors import AuthenticationError
 from asyncllm.workspace.keys import Grants
 from asyncllm.workspace.served import ServerStore
 from asyncllm.workspace.tenants import StoredBatch
@@ -26,7 +28,7 @@ from served import served
 from slow_server import SlowEcho
 from test_server_files import filing, sdk_of
 
-CHAT = "/v1/chat/completions"
+CHAT: Final = "/v1/chat/completions"
 OVER = ("completed", "failed", "expired", "cancelled")
 
 
@@ -272,6 +274,7 @@ async def test_a_batch_may_use_what_its_key_may_and_ends_with_it(tmp_path: Path)
         _, token = await store.keys.add("a", tenant="a", grants=limited)
         going, going_token = await store.keys.add("b", tenant="b")
         _, calls = await store.keys.add("c", tenant="a", grants=Grants(scopes=("calls",)))
+        _, files = await store.keys.add("d", tenant="a", grants=Grants(scopes=("files",)))
         async with sdk_of(url, token) as sdk, sdk_of(url, going_token) as other, sdk_of(url, calls) as caller:
             batch = await ended(sdk, await begun(sdk, [row("no"), row("yes", model="other")]))
             bad = await lines_of(sdk, batch.error_file_id)
@@ -284,6 +287,9 @@ async def test_a_batch_may_use_what_its_key_may_and_ends_with_it(tmp_path: Path)
                     await call
             with pytest.raises(openai.PermissionDeniedError):
                 await caller.files.list()
+            async with sdk_of(url, files) as filer:
+                with pytest.raises(openai.PermissionDeniedError):
+                    await begun(filer, [row("spends")])
             await store.keys.revoke(going.id)
             _, again = await store.keys.add("b2", tenant="b")
         async with sdk_of(url, again) as sdk:
@@ -296,9 +302,29 @@ async def test_a_batch_may_use_what_its_key_may_and_ends_with_it(tmp_path: Path)
     assert len(backend.asked) < 400
 
 
-@pytest.mark.parametrize(
-    ("asked", "param"),
-    [
+async def test_rows_wait_for_what_their_key_has_room_for_and_keep_no_other_waiting(tmp_path: Path) -> None:
+    backend = SlowEcho(0)
+    async with slow(tmp_path / "w", backend, needs_key=True, batch_concurrency=2) as (url, store):
+        _, few = await store.keys.add("a", tenant="a", grants=Grants(requests_per_minute=2))
+        _, many = await store.keys.add("b", tenant="b")
+        async with sdk_of(url, few) as sdk, sdk_of(url, many) as other, aiohttp.ClientSession() as http:
+            waiting = await begun(sdk, [row(f"r{n}", "few") for n in range(10)])
+            while backend.asked.count("few") < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            batch = await ended(other, await begun(other, [row(f"r{n}", "many") for n in range(30)]))
+            still = await sdk.batches.retrieve(waiting.id)
+            async with http.get(f"{url}/server/usage", headers={"authorization": f"Bearer {many}"}) as reply:
+                used = (await reply.json())["data"]
+
+    assert (batch.status, still.status) == ("completed", "in_progress")
+    assert backend.asked.count("few") < 10
+    assert [(row["tenant"], row["requests"], row["input_tokens"], row["output_tokens"]) for row in used] == [
+        ("b", 30, 60, 90)
+    ]
+
+
+async def test_a_batch_that_cannot_be_is_refused_by_the_field(tmp_path: Path) -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"endpoint": "/v1/responses"}, "endpoint"),
         ({"completion_window": "0h"}, "completion_window"),
         ({"completion_window": "31d"}, "completion_window"),
@@ -306,13 +332,29 @@ async def test_a_batch_may_use_what_its_key_may_and_ends_with_it(tmp_path: Path)
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, "expires_after"),
         ({"input_file_id": None}, "input_file_id"),
-    ],
-)
-async def test_a_batch_that_cannot_be_is_refused_by_the_field(asked: Any, param: str, tmp_path: Path) -> None:
+    ]
     async with filing(tmp_path / "w") as (url, _), sdk_of(url) as sdk:
         file = await sdk.files.create(file=("rows.jsonl", b"{}"), purpose="batch")
-        options = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h", **asked}
-        with pytest.raises(openai.BadRequestError) as caught:
-            await sdk.batches.create(**options)
+        other = await sdk.files.create(file=("rows.jsonl", b"{}"), purpose="vision")
+        for asked, param in [*wrong, ({"input_file_id": other.id}, "input_file_id")]:
+            options: Any = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h", **asked}
+            with pytest.raises(openai.BadRequestError) as caught:
+                await sdk.batches.create(**options)
+            assert caught.value.param == param
 
-    assert caught.value.param == param
+
+@pytest.mark.slow
+async def test_a_batch_waits_while_nothing_can_be_asked_and_tells_nobody_why(tmp_path: Path) -> None:
+    backend = SlowEcho(0)
+    backend.error = AuthenticationError("the key sk-secret of the server is bad", status=401)
+    async with slow(tmp_path / "w", backend) as (url, _), sdk_of(url) as sdk:
+        made = await begun(sdk, [row(f"r{n}", f"text {n}") for n in range(20)])
+        while not backend.asked:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(1)
+        waiting = await sdk.batches.retrieve(made.id)
+        backend.error = None
+        batch = await ended(sdk, made)
+
+    assert waiting.status in ("validating", "in_progress")
+    assert (batch.status, batch.request_counts and batch.request_counts.completed) == ("completed", 20)
