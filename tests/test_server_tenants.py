@@ -25,7 +25,7 @@ from asyncllm.server.keyring import Keyring
 from asyncllm.server.service import Service
 from asyncllm.workspace.keys import Grants
 from asyncllm.workspace.served import ServerStore
-from served import running
+from served import listening
 
 TENANTS = ("alphaville", "bravotown", "charlieburg")
 """Whatever is of a tenant has its name in it."""
@@ -84,7 +84,7 @@ class World:
         models = {"shared": "echo:x", **{f"{tenant}-model": "echo:x" for tenant in TENANTS}}
         service = Service(client, ServerSettings(models=models, needs_key=True), store)
         service.access = Access(Keyring(store.keys, known_s=0, apart_s=0, now=self.now), is_needed=True)
-        url = await enter(running(application_of(service)))
+        url = await enter(listening(application_of(service)))
         self._http = await enter(aiohttp.ClientSession(url))
         for tenant in TENANTS:
             await self.add(tenant)

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
+from asyncllm.server.quota import Rates
 from asyncllm.workspace.keys import Key
 
 __all__ = ["Caller", "Incoming", "header_of"]
@@ -32,6 +33,10 @@ class Incoming(Struct, eq=False):
     send: Send
     id: str
     caller: Caller
+    model: str = ""
+    """The name that it uses of those that are served; empty until that is known."""
+    rates: Rates | None = None
+    """What is left of the minute of its key, once that is known."""
 
     def __repr__(self) -> str:
         return f"Incoming(id={self.id!r})"  # the scope has headers, and they have keys

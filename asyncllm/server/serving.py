@@ -9,9 +9,13 @@ import uvicorn
 
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
-from asyncllm.server.app import app
+from asyncllm.server.app import application_of
+from asyncllm.server.connections import Gate, raise_file_limit
 from asyncllm.server.exposure import guarded
+from asyncllm.server.protocol import protocol_of
+from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
+from asyncllm.server.unix import leave_unix, listen_unix
 from asyncllm.workspace.served import ServerStore
 
 __all__ = ["serve"]
@@ -38,11 +42,12 @@ async def serve(
     listened on, and where keys are needed and `store` has none that is good; `StoreError`.
     """
     settings = await guarded(settings, store, host if uds is None else None)
-    application = app(client, settings, store=store)
-    listening = _listen(host, port) if uds is None else None
+    service = Service(client, settings, store)
+    listening = _listen(host, port) if uds is None else listen_unix(uds, backlog=_BACKLOG)
+    gate = Gate(settings, files=raise_file_limit())
     config = uvicorn.Config(
-        application,
-        uds=uds,
+        application_of(service),
+        http=protocol_of(gate),
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=drain_s,
@@ -53,12 +58,14 @@ async def serve(
         ws="none",
     )
     try:
-        told = f"unix:{uds}" if listening is None else f"http://{_written(listening)}"
-        tell(told)
-        await uvicorn.Server(config).serve(None if listening is None else [listening])
+        tell(f"http://{_written(listening)}" if uds is None else f"unix:{uds}")
+        async with service:
+            await uvicorn.Server(config).serve([listening])
     finally:
-        if listening is not None:
-            listening.close()
+        gate.close()
+        listening.close()
+        if uds is not None:
+            leave_unix(uds)
 
 
 def _listen(host: str, port: int) -> socket.socket:

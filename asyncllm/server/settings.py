@@ -12,7 +12,33 @@ from asyncllm.errors import ConfigError
 
 __all__ = ["ServerSettings"]
 
-_POSITIVE = ("max_body_bytes", "max_messages", "max_choices", "max_depth", "send_timeout_s", "body_timeout_s")
+_POSITIVE = (
+    "max_body_bytes",
+    "max_messages",
+    "max_choices",
+    "max_depth",
+    "max_file_bytes",
+    "max_stored_bytes",
+    "max_stored_files",
+    "max_batch_rows",
+    "max_active_batches",
+    "batch_concurrency",
+    "batch_drain_s",
+    "max_in_flight",
+    "queue_timeout_s",
+    "send_timeout_s",
+    "body_timeout_s",
+    "min_upload_bytes_per_s",
+    "head_timeout_s",
+    "max_head_bytes",
+    "max_headers",
+    "min_bytes_per_s",
+    "max_connections",
+    "max_connections_per_address",
+    "max_fetches",
+    "max_fetch_bytes",
+    "fetch_timeout_s",
+)
 _HOST = re.compile(r"\*|[a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/*?#@,]+")
 
@@ -34,7 +60,15 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     passed_fields: frozenset[str] = frozenset({"response_format"})
     """Fields of bodies that asyncllm has no name for and that go to the backend as they are. Others are ignored."""
     fetch_urls: bool = False
-    """Whether a picture may be an address, which whatever is behind the model fetches from where it stands."""
+    """Whether a picture may be an address, which the server then fetches from the public network, for the backend."""
+    fetch_hosts: frozenset[str] = frozenset()
+    """The hosts that pictures are fetched from, all of them where there is none here; `.example.org` is all below."""
+    max_fetches: int = 20
+    """Pictures of one request that are fetched."""
+    max_fetch_bytes: int = 20 * 2**20
+    """Of them together."""
+    fetch_timeout_s: float = 10
+    """For one of them."""
     max_body_bytes: int = 8 * 2**20
     max_messages: int = 2000
     """Of one conversation."""
@@ -42,12 +76,44 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The `n` of one request."""
     max_depth: int = 64
     """Of brackets within brackets in a body."""
+    max_file_bytes: int = 200 * 2**20
+    """Of the file of one upload."""
+    max_stored_bytes: int = 10 * 2**30
+    """Of all files of one tenant. What its batches write is kept in any case."""
+    max_stored_files: int = 10_000
+    """Of one tenant."""
+    max_batch_rows: int = 50_000
+    max_active_batches: int = 100
+    """Of one tenant."""
+    batch_concurrency: int = 8
+    """Rows of batches that are under way at one time, of all batches together: other calls go first."""
+    batch_drain_s: float = 10
+    """For rows under way to end when their batch is cancelled, or the server stops. They are asked again after that."""
     body_timeout_s: float = 60
     """For a body to arrive."""
+    min_upload_bytes_per_s: int = 32 * 2**10
+    """A form may take longer than `body_timeout_s` by as long as this rate takes for what has come of it."""
+    head_timeout_s: float = 10
+    """For the head of a request to arrive."""
+    max_head_bytes: int = 64 * 2**10
+    max_headers: int = 100
+    min_bytes_per_s: float = 500
+    """How fast a body has to come, and a reply has to be taken, after a while in which nothing need be."""
+    max_connections: int = 8192
+    """Of one process, and fewer where it may not have as many files open. Then those without a request go first."""
+    max_connections_per_address: int = 256
+    """Of an IPv4 address, or of the /64 of an IPv6 one; this machine's own are not counted."""
     send_timeout_s: float = 30
     """For a client to take what is sent, before it is cut off and its work ended."""
     keep_alive_s: float = 15
     """Of silence in a stream, before something without a meaning is sent."""
+
+    max_in_flight: int = 256
+    """Calls under way at one time, of all keys together; of each process where there are several."""
+    max_queued: int = 1024
+    """Calls that wait for their turn beyond these. What comes then is refused."""
+    queue_timeout_s: float = 30
+    """For a turn to come, before the call is refused."""
 
     def __post_init__(self) -> None:
         for name in (*_POSITIVE, "keep_alive_s"):
@@ -62,3 +128,5 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 "origins are exact, such as https://app.example.org or http://localhost:3000: no path, no *",
                 field="origins",
             )
+        if self.max_queued < 0:
+            raise ConfigError("max_queued is zero, for nobody to wait, or above", field="max_queued")

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 
 from starlette.types import Receive, Scope, Send
 
-from asyncllm.server.departure import Watched
+from asyncllm.server.departure import SlowReader, Watched
 from asyncllm.watchdog import Waiter, Watchdog
 
 try:  # importing it replaces how uvicorn takes a signal, in the whole process
@@ -96,7 +96,7 @@ class _Sending(Waiter):
 
     def expire(self) -> None:
         """Nothing was taken for too long: nobody reads."""
-        self._watched.end()
+        self._watched.end(SlowReader)
 
 
 class _Silence(Waiter):
@@ -132,8 +132,9 @@ class _Silence(Waiter):
 
     def expire(self) -> None:
         """It has been silent for long enough."""
-        self._speaking = asyncio.create_task(self._speak())
+        # Said now and not in the task: what is written until that runs comes after it.
+        self._speaking = asyncio.create_task(self._speak(self._say()))
 
-    async def _speak(self) -> None:
-        await self._sending.send({"type": "http.response.body", "body": self._say(), "more_body": True})
+    async def _speak(self, piece: bytes) -> None:
+        await self._sending.send({"type": "http.response.body", "body": piece, "more_body": True})
         self.begin()

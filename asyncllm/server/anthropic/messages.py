@@ -12,6 +12,8 @@ from asyncllm.server.departure import Watched
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.generation import Generation, check_asked
 from asyncllm.server.incoming import Incoming
+from asyncllm.server.quota import Rates
+from asyncllm.server.rates import Headers, anthropic_headers
 from asyncllm.server.replies import send_json
 from asyncllm.types import Request, Response
 
@@ -27,6 +29,10 @@ class _Told(Endpoint):
         """See `Endpoint`."""
         return write_fault(error, request_id)
 
+    def rate_headers(self, rates: Rates) -> Headers:
+        """See `Endpoint`."""
+        return anthropic_headers(rates)
+
 
 class Messages(_Told, Generation):
     """Answers conversations."""
@@ -35,8 +41,9 @@ class Messages(_Told, Generation):
         """See `Generation`."""
         return read_messages_request(body)
 
-    def reply(self, response: Response, request_id: str, model: str) -> dict[str, Any]:
+    def reply(self, body: bytes, response: Response, request_id: str, model: str) -> dict[str, Any]:
         """See `Generation`."""
+        del body
         return write_message(response, id_=f"msg_{request_id}", model=model)
 
     def writer(self, body: bytes, request_id: str, model: str) -> EventWriter:
