@@ -36,7 +36,7 @@ class Access:
         self._known: dict[str, _Known] = {}
 
     async def identify(self, scope: Asgi, needed: Scope | None) -> Caller:
-        """Who asks. Raises `AuthenticationError`, and `PermissionDeniedError` where the key is not for `needed`, if anything is."""
+        """Who asks. Raises `AuthenticationError`, and `PermissionDeniedError` where the key is not for `needed`."""
         token = _token(scope)
         if not self._is_needed and not token.startswith(_MARK):
             return Caller()

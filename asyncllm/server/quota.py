@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
+from collections.abc import Callable
 from math import inf
 
 from msgspec import Struct
@@ -64,6 +65,7 @@ class Account:
         self.key = key
         self.in_flight = 0
         self._quotas = quotas
+        self._now = quotas.now
         self._portion = Portion(tick=0, until=0)
         self._requests = self._tokens = self._calls = self._usd = 0.0  # what is left of it
         self._minute: dict[int, tuple[int, int]] = {}
@@ -86,7 +88,7 @@ class Account:
 
     async def ask(self, tokens: int) -> Leave:
         """Let a call in to which `enter` gave no leave. Raises `RateLimitError`, `BudgetExceededError`."""
-        now = now_s()
+        now = self._now()
         if now < self._refused_until:
             raise self._refusal(self._portion, now)
         waiter = _Waiter(asyncio.get_running_loop().create_future(), self._counted(tokens), now)
@@ -106,7 +108,7 @@ class Account:
         self.in_flight -= 1
         if tokens is not None and self.grants.tokens_per_minute is not None:
             more = tokens - leave.tokens
-            self._add(int(now_s() * TICKS) if more > 0 else leave.tick, 0, more)
+            self._add(int(self._now() * TICKS) if more > 0 else leave.tick, 0, more)
         if cost_usd and self.grants.budget_usd is not None:
             self._spent_usd += cost_usd
             self._usd -= cost_usd
@@ -143,8 +145,10 @@ class Account:
         return self._task is not None or bool(self.in_flight) or self._holds()
 
     async def aclose(self) -> None:
-        """Tell all of it."""
-        while self._task is not None or self._has_news():
+        """Tell all of it, and hand back what no call needs."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        if self._has_news() or self._holds():
             await asyncio.wait([self._begin()])
 
     def _has_news(self) -> bool:
@@ -153,13 +157,14 @@ class Account:
         rest = (grants.requests_per_minute is not None and self._requests > 0) or (
             grants.tokens_per_minute is not None and self._tokens > 0
         )
-        is_over = now_s() >= self._portion.until
+        is_over = self._now() >= self._portion.until
+        wants = self._portion.refusal == "concurrency" and is_over  # nobody does any more
         money = grants.budget_usd is not None and self._usd > 0 and is_over and not self.in_flight
-        return bool(self._spent_usd or self._minute or idle or (rest and is_over) or money)
+        return bool(self._spent_usd or self._minute or idle or wants or (rest and is_over) or money)
 
     def _holds(self) -> bool:
         grants = self.grants
-        return any(
+        return self._portion.refusal == "concurrency" or any(
             limit is not None and left > 0
             for limit, left in (
                 (grants.requests_per_minute, self._requests),
@@ -180,7 +185,7 @@ class Account:
             or self._tokens < tokens
             or self._calls <= self.in_flight
             or self._usd <= 0
-            or not (is_new or now_s() < self._portion.until)  # a slow disk must not use up a share
+            or not (is_new or self._now() < self._portion.until)  # a slow disk must not use up a share
         ):
             return None
         self._requests -= 1
@@ -220,6 +225,11 @@ class Account:
                     return
                 if portion.refusal is not None:
                     await asyncio.sleep(_AGAIN_S)
+        except Exception as error:  # whoever waits has it
+            while self._waiting:
+                waiter = self._waiting.popleft()
+                if not waiter.ready.done():
+                    waiter.ready.set_exception(error)
         finally:
             for waiter in self._waiting:  # some only where this was cancelled, at the end of the loop
                 waiter.ready.cancel()
@@ -255,7 +265,7 @@ class Account:
         )
 
     def _serve(self, portion: Portion) -> None:
-        now = now_s()
+        now = self._now()
         while self._waiting:
             waiter = self._waiting[0]
             if not waiter.ready.done():  # or else it is being cancelled
@@ -289,8 +299,9 @@ class Account:
 class Quotas:
     """The keys that have limits and are in use."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: Books, now: Callable[[], float] = now_s) -> None:
         self.books = books
+        self.now = now
         self.worker = f"{this_process()}/{secrets.token_hex(4)}"
         self._accounts: dict[str, Account] = {}
         self._watched: dict[str, Account] = {}
@@ -325,11 +336,11 @@ class Quotas:
 
     def _tick(self) -> None:
         self._timer = None
-        now = now_s()
+        now = self.now()
         for id_, account in list(self._watched.items()):
             if not account.tick(now):
                 del self._watched[id_]
-                del self._accounts[id_]
+                self._accounts.pop(id_, None)
                 self.books.forget(id_)
         if self._watched:
             self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._tick)

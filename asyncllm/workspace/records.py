@@ -97,6 +97,7 @@ MIGRATIONS: Final = (
         worker TEXT NOT NULL,               -- a process that serves, as `lease.this_process` tells it
         calls INTEGER NOT NULL,             -- that it may have under way
         usd REAL NOT NULL,                  -- that it may spend
+        wants INTEGER NOT NULL,             -- whether it was refused calls because of others
         beat REAL NOT NULL,                 -- seconds since the machine was started
         PRIMARY KEY (key, worker)
     ) STRICT, WITHOUT ROWID;
