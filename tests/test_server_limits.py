@@ -101,6 +101,7 @@ def test_workers_keep_limits_together_whatever_comes(
     db = tables()
     begun: list[tuple[float, int]] = []
     taken: list[tuple[float, int]] = []
+    told: list[tuple[str, float]] = []
     running = 0
 
     async def call(quotas: Quotas, takes_s: float, least: int, real: int) -> None:
@@ -110,9 +111,7 @@ def test_workers_keep_limits_together_whatever_comes(
         try:
             leave = account.enter(least) or await account.ask(least)
         except RateLimitError as error:
-            assert error.code in ("requests_per_minute", "tokens_per_minute", "concurrency")
-            assert error.retry_after_s is not None
-            assert 0 <= error.retry_after_s < 62
+            told.append((str(error.code), error.retry_after_s or 0.0))
             return
         running += 1
         try:
@@ -147,6 +146,8 @@ def test_workers_keep_limits_together_whatever_comes(
 
     run_virtual(main())
 
+    assert all(code in ("requests_per_minute", "tokens_per_minute", "concurrency") for code, _ in told)
+    assert all(0 <= wait_s < 62 for _, wait_s in told)
     assert most_in(begun, 60) <= requests
     assert most_in(taken, 60) <= tokens
 
@@ -227,7 +228,7 @@ async def test_three_processes_keep_the_limits_of_a_key_together(tmp_path: Path)
     async with ServerStore(tmp_path) as store:
         key, token = await store.keys.add("k", grants=Grants(requests_per_minute=200, concurrency=5))
         workers = await asyncio.gather(*(asyncio.to_thread(start, tmp_path, token, 3, 0, 0.01) for _ in range(3)))
-        calls = sum([await asyncio.to_thread(calls_of, worker) for worker in workers], [])
+        calls = [call for worker in workers for call in await asyncio.to_thread(calls_of, worker)]
 
         assert len(calls) == 200
         assert most_at_once(calls) <= 5
@@ -242,7 +243,7 @@ async def test_three_processes_keep_a_budget_together_and_a_killed_one_gives_bac
         with killed:
             killed.kill()
         workers = await asyncio.gather(*(asyncio.to_thread(start, tmp_path, token, 2, 0.01, 0.01) for _ in range(3)))
-        calls = sum([await asyncio.to_thread(calls_of, worker) for worker in workers], [])
+        calls = [call for worker in workers for call in await asyncio.to_thread(calls_of, worker)]
 
     assert 100 <= len(calls) <= 100 + 3
     assert most_at_once(calls) <= 3
@@ -265,7 +266,7 @@ async def test_limits_are_kept_by_the_process_alone_while_the_store_fails(
             account.leave(account.enter(1) or await account.ask(1), 1, 0.1)
         with pytest.raises(RateLimitError) as caught:
             await account.ask(1)
-        del store.books._writer.write  # type: ignore[attr-defined]
+        del store.books._writer.write
         await asyncio.sleep(1.1)
         account.leave(account.enter(1) or await account.ask(1), 1, 0.2)
         await quotas.aclose()

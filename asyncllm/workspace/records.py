@@ -106,6 +106,11 @@ MIGRATIONS: Final = (
         began INTEGER NOT NULL,             -- the hour that the period of its budget began with
         usd REAL NOT NULL
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE server_figures (
+        worker TEXT PRIMARY KEY,            -- as in key_share; empty for those that have ended, added up
+        beat REAL NOT NULL,                 -- seconds since the machine was started
+        body BLOB NOT NULL                  -- MessagePack of its counts
+    ) STRICT, WITHOUT ROWID;
     """,
 )
 """Steps from an empty file to this version, each an SQL script. A step that has been released never changes."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from asyncllm.errors import StoreError
+from asyncllm.workspace.board import Board
 from asyncllm.workspace.books import Books
 from asyncllm.workspace.database import FILE, Db, connect
 from asyncllm.workspace.folder import make_folder
@@ -32,6 +33,7 @@ class ServerStore:
         self._points = Points(os.environ if env is None else env)
         self._writer = Writer(self._connect, self.folder / FILE, self._points, waits=False)
         self.keys = KeyStore(self.folder, self._writer)
+        self.board = Board(self._writer)
         self.books = Books(self._writer)
         self.usage = UsageBook(self._writer)
         self.closing: list[Callable[[], Awaitable[None]]] = []
