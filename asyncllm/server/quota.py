@@ -73,6 +73,7 @@ class Account:
         self._recent = self._recent_tokens = 0
         self._waiting: deque[_Waiter] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._refused: Portion | None = None  # what is refused without asking again, for a moment
         self._refused_until = 0.0
 
     @property
@@ -89,8 +90,8 @@ class Account:
     async def ask(self, tokens: int) -> Leave:
         """Let a call in to which `enter` gave no leave. Raises `RateLimitError`, `BudgetExceededError`."""
         now = self._now()
-        if now < self._refused_until:
-            raise self._refusal(self._portion, now)
+        if self._refused is not None and now < self._refused_until:
+            raise self._refusal(self._refused, now)
         waiter = _Waiter(asyncio.get_running_loop().create_future(), self._counted(tokens), now)
         self._waiting.append(waiter)
         self._begin()
@@ -202,7 +203,7 @@ class Account:
         self._minute[tick] = (before[0] + requests, before[1] + tokens)
 
     def _end(self) -> None:
-        self._refused_until = 0.0
+        self._refused = None
         self._quotas.watch(self)
 
     # -- with the store
@@ -272,6 +273,7 @@ class Account:
                 if portion.refusal is not None:
                     if not waiter.is_asked or (portion.others_hold and now < waiter.since + _PATIENCE_S):
                         return
+                    self._refused = portion
                     self._refused_until = now + min(_REFUSED_S, portion.wait_s)
                     waiter.ready.set_exception(self._refusal(portion, now))
                 else:
