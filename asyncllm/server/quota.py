@@ -18,7 +18,7 @@ from asyncllm.errors import AsyncLLMError, BudgetExceededError, RateLimitError
 from asyncllm.workspace.books import Books
 from asyncllm.workspace.keys import Grants, Key
 from asyncllm.workspace.lease import now_s, this_process
-from asyncllm.workspace.shares import LIFE_S, SILENT_S, TICKS, Portion, Report
+from asyncllm.workspace.shares import LIFE_S, PART, SILENT_S, TICKS, Portion, Report
 
 __all__ = ["Account", "Leave", "Quotas", "Rates"]
 
@@ -58,6 +58,29 @@ class _Waiter(Struct, eq=False):
     """Whether the share that comes is for this one too."""
 
 
+class _Recent:
+    """How many calls begin in the time that a share lasts, and their tokens."""
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._now = self._before = (0, 0)
+
+    def add(self, now: float, tokens: int) -> None:
+        self._turn(now)
+        self._now = (self._now[0] + 1, self._now[1] + tokens)
+
+    def counts(self, now: float) -> tuple[int, int]:
+        self._turn(now)
+        return max(self._now, self._before)
+
+    def _turn(self, now: float) -> None:
+        passed = now - self._began
+        if passed >= LIFE_S:
+            self._before = self._now if passed < 2 * LIFE_S else (0, 0)
+            self._now = (0, 0)
+            self._began = now
+
+
 class Account:
     """One key in this process."""
 
@@ -70,11 +93,12 @@ class Account:
         self._requests = self._tokens = self._calls = self._usd = 0.0  # what is left of it
         self._minute: dict[int, tuple[int, int]] = {}
         self._spent_usd = 0.0
-        self._recent = self._recent_tokens = 0
+        self._recent = _Recent()
         self._waiting: deque[_Waiter] = deque()
         self._task: asyncio.Task[None] | None = None
         self._refused: Portion | None = None  # what is refused without asking again, for a moment
         self._refused_until = 0.0
+        self._is_ending = False
 
     @property
     def grants(self) -> Grants:
@@ -149,29 +173,36 @@ class Account:
         """Tell all of it, and hand back what no call needs."""
         if self._task is not None:
             await asyncio.wait([self._task])
+        self._is_ending = True
         if self._has_news() or self._holds():
             await asyncio.wait([self._begin()])
 
     def _has_news(self) -> bool:
         grants = self.grants
-        idle = grants.concurrency is not None and self._calls > self.in_flight
+        is_over = self._now() >= self._portion.until - 1.5 * _TICK_S  # before the next look
+        idle = grants.concurrency is not None and self._calls - self.in_flight > (
+            0 if is_over else grants.concurrency // PART
+        )
         rest = (grants.requests_per_minute is not None and self._requests > 0) or (
             grants.tokens_per_minute is not None and self._tokens > 0
         )
-        is_over = self._now() >= self._portion.until
         wants = self._portion.refusal == "concurrency" and is_over  # nobody does any more
         money = grants.budget_usd is not None and self._usd > 0 and is_over and not self.in_flight
-        return bool(self._spent_usd or self._minute or idle or wants or (rest and is_over) or money)
+        return bool(self._spent_usd or idle or wants or ((rest or self._minute) and is_over) or money)
 
     def _holds(self) -> bool:
         grants = self.grants
-        return self._portion.refusal == "concurrency" or any(
-            limit is not None and left > 0
-            for limit, left in (
-                (grants.requests_per_minute, self._requests),
-                (grants.tokens_per_minute, self._tokens),
-                (grants.concurrency, self._calls),
-                (grants.budget_usd, self._usd),
+        return (
+            bool(self._minute)
+            or self._portion.refusal == "concurrency"
+            or any(
+                limit is not None and left > 0
+                for limit, left in (
+                    (grants.requests_per_minute, self._requests),
+                    (grants.tokens_per_minute, self._tokens),
+                    (grants.concurrency, self._calls),
+                    (grants.budget_usd, self._usd),
+                )
             )
         )
 
@@ -181,19 +212,19 @@ class Account:
         return 0 if limit is None else min(limit, tokens)
 
     def _take(self, tokens: int, *, is_new: bool = False) -> Leave | None:
+        now = self._now()
         if (
             self._requests < 1
             or self._tokens < tokens
             or self._calls <= self.in_flight
             or self._usd <= 0
-            or not (is_new or self._now() < self._portion.until)  # a slow disk must not use up a share
+            or not (is_new or now < self._portion.until)  # a slow disk must not use up a share
         ):
             return None
         self._requests -= 1
         self._tokens -= tokens
         self.in_flight += 1
-        self._recent += 1
-        self._recent_tokens += tokens
+        self._recent.add(now, tokens)
         return Leave(self._portion.tick, tokens)
 
     def _add(self, tick: int, requests: int, tokens: int) -> None:
@@ -247,8 +278,7 @@ class Account:
         self._requests = self._tokens = 0
         minute, self._minute = self._minute, {}
         spent_usd, self._spent_usd = self._spent_usd, 0.0
-        recent, self._recent = self._recent, 0
-        recent_tokens, self._recent_tokens = self._recent_tokens, 0
+        recent, recent_tokens = self._recent.counts(self._now()) if not self._is_ending else (0, 0)
         for waiter in batch:
             waiter.is_asked = True
         return Report(

@@ -23,7 +23,7 @@ from asyncllm.workspace.database import Db
 from asyncllm.workspace.keys import Grants
 from asyncllm.workspace.lease import has_ended
 
-__all__ = ["LIFE_S", "Portion", "Report", "SILENT_S", "TICKS", "exchange"]
+__all__ = ["LIFE_S", "PART", "Portion", "Report", "SILENT_S", "TICKS", "exchange"]
 
 LIFE_S = 0.5
 """Seconds for which a share may be used."""
@@ -33,7 +33,7 @@ TICKS = 10
 
 _KEPT = int((60 + LIFE_S) * TICKS) + 1
 """Ticks for which something counts: then whatever is used within any minute was counted together."""
-_PART = 8
+PART = 8
 """At most this part of what is left is taken beyond what is needed now."""
 _WANTED_S = 1.0
 """For which a process that was refused calls counts as one that wants some."""
@@ -59,7 +59,7 @@ class Report(Struct, frozen=True, kw_only=True):
     """Of these calls together, and `least_tokens` of the first of them."""
     least_tokens: int = 0
     recent: int = 0
-    """Calls that began since the last report: as many are likely to come again."""
+    """Calls that began in the time that a share lasts: as many are likely to come again."""
     recent_tokens: int = 0
 
 
@@ -104,13 +104,20 @@ def exchange(db: Db, report: Report, now: float, unix: float) -> Portion:
             refusal, wait_s = "tokens_per_minute", _wait_s(db, key, "tokens", report.least_tokens - tokens, now)
         elif calls < report.in_flight + 1:
             refusal, wait_s = "concurrency", 1.0
-    needs = report.needed if refusal is None else 0
-    taken = _taken(requests, needs, report.recent)
-    taken_tokens = _taken(tokens, report.needed_tokens, report.recent_tokens) if needs else 0.0
-    held = min(calls, report.in_flight + _taken(calls - report.in_flight, needs, report.recent))
-    share = _share_of_budget(grants, usd) if needs or report.in_flight else 0.0
-    if needs and (grants.requests_per_minute is not None or grants.tokens_per_minute is not None):
-        _add(db, key, tick, int(taken), 0 if grants.tokens_per_minute is None else int(taken_tokens))
+    taken = taken_tokens = share = 0.0
+    held = min(calls, report.in_flight)
+    if refusal is None:
+        taken = _taken(requests, report.needed, report.recent)
+        taken_tokens = _taken(tokens, report.needed_tokens, report.recent_tokens)
+        held = min(calls, report.in_flight + _taken(calls - report.in_flight, report.needed, report.recent))
+    if report.in_flight or (refusal is None and (report.needed or report.recent)):
+        share = _share_of_budget(grants, usd)
+    counts = (
+        0 if grants.requests_per_minute is None else int(taken),
+        0 if grants.tokens_per_minute is None else int(taken_tokens),
+    )
+    if counts != (0, 0):
+        _add(db, key, tick, *counts)
     _hold(db, report, int(max(held, report.in_flight)), share, now, wants=refusal == "concurrency")
     return Portion(
         tick=tick,
@@ -133,7 +140,7 @@ def _taken(left: float, needed: int, recent: int) -> float:
     if left == inf:
         return needed
     taken = max(0, min(left, needed))
-    return taken + min(recent, (left - taken) // _PART) if needed else taken
+    return taken + max(0, min(recent, (left - taken) // PART))
 
 
 def _count(db: Db, report: Report, tick: int) -> None:
@@ -206,7 +213,7 @@ def _share_of_budget(grants: Grants, left: float) -> float:
     limit = grants.budget_usd
     if limit is None or left <= 0:
         return 0.0
-    return left if left <= limit / _CRUMB else left / _PART
+    return left if left <= limit / _CRUMB else left / PART
 
 
 def _spent(db: Db, report: Report, unix: float) -> float:
