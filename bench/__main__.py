@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from bench import (
+    admission,
     batch,
     contracts,
     embedded,
@@ -33,13 +34,24 @@ _NAMES = {
     "batch": "batches: rows a second through a store, the fan-out over HTTP, and vLLM's own batch beside ours",
     "fanout": "wall time of 1,000 concurrent calls of 0.5 s",
     "server": "events a second through our server, beside sse_starlette's stock response and a bare ASGI application",
+    "admission": "what letting a call in and keeping its account costs our server, by what limits its key has",
     "import": "wall time of `import asyncllm`, modules loaded, distributions required",
     "sandbox": "wall time of a snippet in the sandbox, from start to end, beside a plain Python",
     "contracts": "no figure: what the five systems can do and asyncllm too, row by row, from the tests' results",
     "models": "no figure: make the models that benchmarks and tests of vLLM run, and name their folders",
 }
 # Of any other, one.
-_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "fanout": 3, "batch": 3, "server": 3, "import": 31, "sandbox": 31}
+_ROUNDS = {
+    "overhead": 5,
+    "layers": 9,
+    "memory": 3,
+    "fanout": 3,
+    "batch": 3,
+    "server": 3,
+    "admission": 9,
+    "import": 31,
+    "sandbox": 31,
+}
 _QUICK_ROUNDS = {"layers": 3, "import": 5, "sandbox": 5}
 
 
@@ -135,6 +147,9 @@ def _run(options: _Options, name: str) -> tuple[object, str]:
         case "server":
             served = gateway.measure(quick=quick, rounds=rounds)
             return served, gateway.text(served)
+        case "admission":
+            let_in = admission.measure(quick=quick, rounds=rounds)
+            return let_in, admission.text(let_in)
         case "contracts":
             shown = contracts.measure(quick=quick)
             return shown, contracts.text(shown)

@@ -51,6 +51,11 @@ class ServerStore:
         finally:
             await self._writer.aclose()
 
+    @property
+    def commits(self) -> int:
+        """Transactions that have been written."""
+        return self._writer.commits
+
     def _connect(self) -> Db:
         if not self._create and not (self.folder / FILE).exists():
             raise StoreError(f"{self.folder}: there is no workspace here")
