@@ -14,13 +14,13 @@ from starlette.types import Scope as Asgi
 
 from asyncllm.calls import Model
 from asyncllm.dialect.faults import write_error
-from asyncllm.errors import AsyncLLMError, InternalServerError
+from asyncllm.errors import AsyncLLMError, InternalServerError, StoreError
 from asyncllm.server.admission import Ticket
 from asyncllm.server.departure import ClientGone, SlowReader
 from asyncllm.server.incoming import Caller, Incoming, header_of
 from asyncllm.server.quota import Rates
 from asyncllm.server.rates import Headers, openai_headers
-from asyncllm.server.replies import http_status, retry_headers, send_json, told_of
+from asyncllm.server.replies import closing_headers, http_status, retry_headers, send_json, told_of
 from asyncllm.server.service import Service
 from asyncllm.workspace.keys import Scope
 
@@ -78,9 +78,12 @@ class Endpoint(ABC):
             if has_begun:
                 return  # a reply that is not completed is cut off; raised, its error would be logged, text and all
             known = _unexpected() if not isinstance(error, AsyncLLMError) else error
+            if isinstance(known, StoreError):
+                _log.error("a request of %s failed: %s", scope["path"], known.message)
             if caller is not None:  # or else it is the server itself that refuses
                 known = told_of(known)
-            await send_json(told, self.fault(known, request_id), http_status(known), retry_headers(known))
+            headers = retry_headers(known) | closing_headers(known)
+            await send_json(told, self.fault(known, request_id), http_status(known), headers)
 
     def fault(self, error: AsyncLLMError, request_id: str) -> dict[str, Any]:
         """The body of an error reply: OpenAI's."""

@@ -30,7 +30,7 @@ from asyncllm.errors import (
 )
 from asyncllm.scrub import redact
 
-__all__ = ["http_status", "retry_headers", "send_json", "told_of"]
+__all__ = ["closing_headers", "http_status", "retry_headers", "send_json", "told_of"]
 
 _log = logging.getLogger("asyncllm.server")
 _LATE = 408
@@ -104,3 +104,11 @@ def retry_headers(error: AsyncLLMError) -> dict[str, str]:
         return {}
     wait_s = min(wait_s, _LONGEST_WAIT_S)
     return {"retry-after": f"{max(1, round(wait_s))}", "retry-after-ms": f"{wait_s * 1000:.0f}"}
+
+
+def closing_headers(error: AsyncLLMError) -> dict[str, str]:
+    """That the connection ends with the reply, where the rest of a body does not come.
+
+    Where it comes and is too large, it is read on past: a client that is cut off while it sends never sees the reply.
+    """
+    return {"connection": "close"} if http_status(error) == 408 else {}

@@ -56,6 +56,7 @@ class Service:
             from asyncllm.server.batches.work import BatchWork  # what it takes is more than a server of calls needs
 
             self.batches = BatchWork(self, store)
+            store.closing.insert(0, self.batches.aclose)  # before what its rows need
 
     async def __aenter__(self) -> Self:
         if self.batches is not None:
