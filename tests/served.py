@@ -39,12 +39,14 @@ async def served(client: Client, *, store: ServerStore | None = None, **settings
 
 
 @asynccontextmanager
-async def listening(application: ASGIApp, settings: ServerSettings) -> AsyncGenerator[str]:
+async def listening(application: ASGIApp, settings: ServerSettings = ServerSettings()) -> AsyncGenerator[str]:
     """The same of any application."""
-    door = socket.socket()
+    door = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     door.bind(("127.0.0.1", 0))
     gate = Gate(settings)
-    config = uvicorn.Config(application, http=protocol_of(gate), log_config=None, lifespan="off", ws="none")
+    config = uvicorn.Config(
+        application, http=protocol_of(gate), log_config=None, access_log=False, lifespan="off", ws="none"
+    )
     server = _Server(config)
     running = asyncio.create_task(server.serve([door]))
     try:

@@ -12,11 +12,12 @@ from msgspec import Struct
 from asyncllm.errors import AsyncLLMError
 from asyncllm.estimate import estimated_message
 from asyncllm.server.departure import Watched
-from asyncllm.server.figures import Figures, Series
+from asyncllm.server.figures import Figures
 from asyncllm.server.incoming import Incoming
 from asyncllm.server.line import Line
 from asyncllm.server.quota import Leave, Quotas, Rates
 from asyncllm.server.settings import ServerSettings
+from asyncllm.server.telling import Telling
 from asyncllm.types import Embeddings, Response, Usage
 from asyncllm.workspace.served import ServerStore
 from asyncllm.workspace.usage import UsageBook
@@ -85,10 +86,12 @@ class Admission:
         self.line = Line(settings.max_in_flight, settings.max_queued, settings.queue_timeout_s)
         self.usage = UsageBook() if store is None else store.usage
         self._figures = figures
-        self._quotas: Quotas | None = None
-        if store is not None:
-            self._quotas = Quotas(store.books)
-            store.closing.append(self._quotas.aclose)
+        self._quotas = None if store is None else Quotas(store.books)
+        if store is None or self._quotas is None:
+            self.telling = Telling(figures, self._refresh, None, "")
+        else:
+            self.telling = Telling(figures, self._refresh, store.board, self._quotas.worker)
+            store.closing += (self._quotas.aclose, self.telling.aclose)
 
     @asynccontextmanager
     async def admit(
@@ -156,18 +159,18 @@ class Admission:
             if tokens:
                 self._record(ticket, cost_usd)
 
-    def series(self) -> Series:
-        """All figures, as they are now."""
+    def _refresh(self) -> None:
         figures, usage = self._figures, self.usage
         figures.set("asyncllm_requests_running", to=self.line.in_flight)
         figures.set("asyncllm_requests_waiting", to=self.line.waiting)
         figures.set("asyncllm_usage_rows_waiting", to=usage.pending)
         figures.set("asyncllm_usage_lost_total", to=usage.lost)
         figures.set("asyncllm_store_failures_total", "usage", to=usage.failures)
-        figures.set("asyncllm_store_failures_total", "limits", to=self._quotas.books.failures if self._quotas else 0)
-        return figures.series
+        if self._quotas is not None:
+            figures.set("asyncllm_store_failures_total", "limits", to=self._quotas.books.failures)
 
     def _record(self, ticket: Ticket, cost_usd: float | None) -> None:
+        self.telling.plan()
         usage = ticket.usage
         self.usage.add(
             tenant=ticket.tenant,

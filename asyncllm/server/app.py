@@ -13,6 +13,7 @@ from asyncllm.dialect.faults import write_error
 from asyncllm.errors import APIStatusError
 from asyncllm.server.anthropic.messages import CountTokens, Messages
 from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.live import Live
 from asyncllm.server.metrics import Metrics
 from asyncllm.server.openai.batches import Batch, BatchCancellation, Batches, NewBatches
 from asyncllm.server.openai.embeddings import Embeddings
@@ -21,6 +22,7 @@ from asyncllm.server.openai.generation import Chats, Completions
 from asyncllm.server.openai.health import Health, Ready, Version
 from asyncllm.server.openai.models import Model, Models
 from asyncllm.server.origins import gate_of
+from asyncllm.server.page import Page
 from asyncllm.server.responses.route import Responses
 from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
@@ -50,6 +52,9 @@ _ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
     ("GET", "/health", Health),
     ("GET", "/ready", Ready),
     ("GET", "/version", Version),
+    ("GET", "/server/live", Live),
+    ("GET", "/", Page),
+    ("GET", "/page/{name}", Page),
     ("GET", "/metrics", Metrics),
     ("GET", "/server/usage", Usage),
 )

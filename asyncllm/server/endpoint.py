@@ -73,8 +73,8 @@ class Endpoint(ABC):
             self.service.figures.add("asyncllm_slow_readers_total" if is_slow else "asyncllm_clients_gone_total")
         except Exception as error:
             if has_begun or not isinstance(error, AsyncLLMError):
-                # Its text may hold what was asked, and where the server keeps its files.
-                _log.error("a request of %s failed by a %s", scope["path"], type(error).__name__)
+                # Its text may hold what was asked, and where the server keeps its files, and a path what is in it.
+                _log.error("a request of %s failed by a %s", type(self).__name__, type(error).__name__)
             if has_begun:
                 return  # a reply that is not completed is cut off; raised, its error would be logged, text and all
             known = _unexpected() if not isinstance(error, AsyncLLMError) else error

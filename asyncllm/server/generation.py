@@ -58,13 +58,16 @@ class Generation(Endpoint):
         name, model = self.find(incoming, asked.model)
         # Any other field that no noun has a place for is ignored, as the APIs' own servers ignore it.
         extra = {field: asked.extra[field] for field in settings.passed_fields & asked.extra.keys()}
-        call = self.service.upstream.client.ask(msgspec.structs.replace(asked, model="", extra=extra), model=model)
+        asked = msgspec.structs.replace(asked, model="", extra=extra)
+        client = self.service.upstream.client
         if asked.stream:
             writer = self.writer(body, incoming.id, name)
             async with self.admit(incoming, name, estimated_tokens(asked), estimated_input(asked)) as ticket:
+                call = client.ask(await self._complete(incoming, asked), model=model)
                 await self._stream(incoming, call, writer, ticket)
             return
         async with self.admit(incoming, name, estimated_tokens(asked), estimated_input(asked)) as ticket:
+            call = client.ask(await self._complete(incoming, asked), model=model)
             async with Watched(incoming.receive):
                 response = await call.whole()
             ticket.begin()
@@ -84,6 +87,13 @@ class Generation(Endpoint):
     @abstractmethod
     def writer(self, body: bytes, request_id: str, model: str) -> Writer:
         """Who writes the streamed answer. Raises `InvalidRequestError`."""
+
+    async def _complete(self, incoming: Incoming, asked: Request) -> Request:
+        """What is asked, with all that it names by an address."""
+        if not self.service.settings.fetch_urls:
+            return asked
+        async with Watched(incoming.receive):
+            return await self.service.pictures.fetch(asked)
 
     async def _stream(self, incoming: Incoming, call: Stream, writer: Writer, ticket: Ticket) -> None:
         settings = self.service.settings
@@ -117,11 +127,9 @@ def check_asked(asked: Request, settings: ServerSettings) -> None:
 
 def check_part(part: ContentPart, field: str, settings: ServerSettings) -> None:
     """Raise `InvalidRequestError` for a part, at `field`, that has something fetched or names what is not there."""
-    if isinstance(part, ImagePart) and isinstance(part.url, str) and not part.url.startswith("data:"):
-        if not settings.fetch_urls:
-            raise InvalidRequestError("addresses are not fetched here: send the picture as a data: URL", field=field)
-        if not part.url.lower().startswith(("http://", "https://")):
-            raise InvalidRequestError("the address of a picture begins with http:// or https://", field=field)
+    is_address = isinstance(part, ImagePart) and isinstance(part.url, str) and not part.url.startswith("data:")
+    if is_address and not settings.fetch_urls:
+        raise InvalidRequestError("addresses are not fetched here: send the picture as a data: URL", field=field)
     if isinstance(part, FilePart) and isinstance(part.file_id, str):
         raise InvalidRequestError("there are no files here to name by their ids: send the file itself", field=field)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
@@ -38,6 +40,9 @@ class Incoming(Struct, eq=False):
 
     def __repr__(self) -> str:
         return f"Incoming(id={self.id!r})"  # the scope has headers, and they have keys
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("id", self.id)]
 
 
 def header_of(scope: Scope, name: bytes) -> bytes | None:

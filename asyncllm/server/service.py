@@ -14,6 +14,7 @@ from asyncllm.server.admission import Admission
 from asyncllm.server.figures import Figures
 from asyncllm.server.keyring import Keyring
 from asyncllm.server.models import Served
+from asyncllm.server.pictures import Pictures
 from asyncllm.server.settings import ServerSettings
 from asyncllm.watchdog import Watchdog
 from asyncllm.workspace.served import ServerStore
@@ -47,6 +48,7 @@ class Service:
         self.access = Access(None if store is None else Keyring(store.keys), is_needed=settings.needs_key)
         self.figures = Figures()
         self.admission = Admission(settings, store, self.figures)
+        self.pictures = Pictures(settings)
         self.dog = Watchdog()
         self.began_at = time.time()
         self.batches: BatchWork | None = None

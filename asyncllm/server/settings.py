@@ -35,6 +35,9 @@ _POSITIVE = (
     "min_bytes_per_s",
     "max_connections",
     "max_connections_per_address",
+    "max_fetches",
+    "max_fetch_bytes",
+    "fetch_timeout_s",
 )
 _HOST = re.compile(r"\*|[a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/*?#@,]+")
@@ -57,7 +60,15 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     passed_fields: frozenset[str] = frozenset({"response_format"})
     """Fields of bodies that asyncllm has no name for and that go to the backend as they are. Others are ignored."""
     fetch_urls: bool = False
-    """Whether a picture may be an address, which whatever is behind the model fetches from where it stands."""
+    """Whether a picture may be an address, which the server then fetches from the public network, for the backend."""
+    fetch_hosts: frozenset[str] = frozenset()
+    """The hosts that pictures are fetched from, all of them where there is none here; `.example.org` is all below."""
+    max_fetches: int = 20
+    """Pictures of one request that are fetched."""
+    max_fetch_bytes: int = 20 * 2**20
+    """Of them together."""
+    fetch_timeout_s: float = 10
+    """For one of them."""
     max_body_bytes: int = 8 * 2**20
     max_messages: int = 2000
     """Of one conversation."""
