@@ -5,13 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from msgspec import Struct
 
 from asyncllm.server.incoming import Incoming
-from asyncllm.types import Embeddings, Response, Usage
+from asyncllm.types import Usage
 
-__all__ = ["Admission", "Ticket"]
+__all__ = ["Admission", "Counted", "Ticket"]
+
+
+class Counted(Protocol):
+    """What a call came to, whatever it was for."""
+
+    @property
+    def usage(self) -> Usage:
+        """As the backend told it."""
+        ...
+
+    @property
+    def cost_usd(self) -> float | None:
+        """US dollars, or `None` where no price is known."""
+        ...
 
 
 class Ticket(Struct, eq=False):
@@ -32,7 +47,7 @@ class Ticket(Struct, eq=False):
     has_failed: bool = True
     """Until it is known to have come to its end."""
 
-    def count(self, response: Response | Embeddings) -> None:
+    def count(self, response: Counted) -> None:
         """What an answer came to, whole or so far."""
         self.usage = response.usage
         self.cost_usd = response.cost_usd

@@ -13,9 +13,12 @@ from asyncllm.dialect.faults import write_error
 from asyncllm.errors import APIStatusError
 from asyncllm.server.anthropic.messages import CountTokens, Messages
 from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.openai.audio import Speech, Transcriptions
 from asyncllm.server.openai.embeddings import Embeddings
 from asyncllm.server.openai.generation import Chats, Completions
 from asyncllm.server.openai.health import Health, Ready, Version
+from asyncllm.server.openai.images import ImageEdits, ImageGenerations
+from asyncllm.server.openai.judging import Moderations, Rerank
 from asyncllm.server.openai.models import Model, Models
 from asyncllm.server.responses.route import Responses
 from asyncllm.server.service import Service
@@ -29,6 +32,14 @@ _ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
     ("POST", "/v1/completions", Completions),
     ("POST", "/v1/responses", Responses),
     ("POST", "/v1/embeddings", Embeddings),
+    ("POST", "/v1/audio/speech", Speech),
+    ("POST", "/v1/audio/transcriptions", Transcriptions),
+    ("POST", "/v1/images/generations", ImageGenerations),
+    ("POST", "/v1/images/edits", ImageEdits),
+    ("POST", "/v1/moderations", Moderations),
+    ("POST", "/v1/rerank", Rerank),
+    ("POST", "/v2/rerank", Rerank),
+    ("POST", "/rerank", Rerank),
     ("GET", "/v1/models", Models),
     ("GET", "/v1/models/{id:path}", Model),
     ("POST", "/v1/messages", Messages),

@@ -17,6 +17,8 @@ _POSITIVE = (
     "max_choices",
     "max_depth",
     "max_file_bytes",
+    "max_media_bytes",
+    "max_texts",
     "send_timeout_s",
     "body_timeout_s",
     "min_upload_bytes_per_s",
@@ -44,6 +46,10 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of brackets within brackets in a body."""
     max_file_bytes: int = 200 * 2**20
     """Of the file of one upload."""
+    max_media_bytes: int = 50 * 2**20
+    """Of the recording or the pictures of one call, which are held in memory."""
+    max_texts: int = 2048
+    """Of one call that embeds, judges or ranks them."""
     body_timeout_s: float = 60
     """For a body to arrive."""
     min_upload_bytes_per_s: int = 32 * 2**10
