@@ -20,6 +20,7 @@ from asyncllm.server.openai.health import Health, Ready, Version
 from asyncllm.server.openai.images import ImageEdits, ImageGenerations
 from asyncllm.server.openai.judging import Moderations, Rerank
 from asyncllm.server.openai.models import Model, Models
+from asyncllm.server.openai.tokens import Detokenize, Tokenize
 from asyncllm.server.responses.route import Responses
 from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
@@ -40,6 +41,8 @@ _ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
     ("POST", "/v1/rerank", Rerank),
     ("POST", "/v2/rerank", Rerank),
     ("POST", "/rerank", Rerank),
+    ("POST", "/tokenize", Tokenize),
+    ("POST", "/detokenize", Detokenize),
     ("GET", "/v1/models", Models),
     ("GET", "/v1/models/{id:path}", Model),
     ("POST", "/v1/messages", Messages),
