@@ -15,12 +15,16 @@ from asyncllm.server.anthropic.messages import CountTokens, Messages
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.live import Live
 from asyncllm.server.metrics import Metrics
+from asyncllm.server.openai.audio import Speech, Transcriptions
 from asyncllm.server.openai.batches import Batch, BatchCancellation, Batches, NewBatches
 from asyncllm.server.openai.embeddings import Embeddings
 from asyncllm.server.openai.files import File, FileContent, FileRemoval, Files, Uploads
 from asyncllm.server.openai.generation import Chats, Completions
 from asyncllm.server.openai.health import Health, Ready, Version
+from asyncllm.server.openai.images import ImageEdits, ImageGenerations
+from asyncllm.server.openai.judging import Moderations, Rerank
 from asyncllm.server.openai.models import Model, Models
+from asyncllm.server.openai.tokens import Detokenize, Tokenize
 from asyncllm.server.origins import gate_of
 from asyncllm.server.page import Page
 from asyncllm.server.responses.route import Responses
@@ -37,6 +41,16 @@ _ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
     ("POST", "/v1/completions", Completions),
     ("POST", "/v1/responses", Responses),
     ("POST", "/v1/embeddings", Embeddings),
+    ("POST", "/v1/audio/speech", Speech),
+    ("POST", "/v1/audio/transcriptions", Transcriptions),
+    ("POST", "/v1/images/generations", ImageGenerations),
+    ("POST", "/v1/images/edits", ImageEdits),
+    ("POST", "/v1/moderations", Moderations),
+    ("POST", "/v1/rerank", Rerank),
+    ("POST", "/v2/rerank", Rerank),
+    ("POST", "/rerank", Rerank),
+    ("POST", "/tokenize", Tokenize),
+    ("POST", "/detokenize", Detokenize),
     ("GET", "/v1/models", Models),
     ("GET", "/v1/models/{id:path}", Model),
     ("POST", "/v1/files", Uploads),

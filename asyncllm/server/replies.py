@@ -30,7 +30,7 @@ from asyncllm.errors import (
 )
 from asyncllm.scrub import redact
 
-__all__ = ["closing_headers", "http_status", "retry_headers", "send_json", "told_of"]
+__all__ = ["closing_headers", "http_status", "retry_headers", "send_json", "send_text", "told_of"]
 
 _log = logging.getLogger("asyncllm.server")
 _LATE = 408
@@ -46,6 +46,15 @@ async def send_json(send: Send, document: Any, status: int = 200, headers: Mappi
     told = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     length = (b"content-length", b"%d" % len(body))
     await send({"type": "http.response.start", "status": status, "headers": [_JSON, length, *told]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_text(send: Send, text: str) -> None:
+    """Send a text as the whole reply."""
+    body = text.encode("utf-8", "replace")
+    kind = (b"content-type", b"text/plain; charset=utf-8")
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": 200, "headers": [kind, length]})
     await send({"type": "http.response.body", "body": body})
 
 
