@@ -43,6 +43,9 @@ class OpenCall(Struct):
     arguments: list[str]
     signature: str | None = None
 
+    def __repr__(self) -> str:
+        return f"OpenCall({self.name})"
+
 
 class _OpenChoice(Struct):
     """A choice under way."""

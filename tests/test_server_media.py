@@ -18,6 +18,7 @@ from asyncllm.media import Segment, Transcript, Word
 from asyncllm.server import ServerSettings
 from asyncllm.server.admission import Admission, Ticket
 from asyncllm.server.app import application_of
+from asyncllm.server.figures import Figures
 from asyncllm.server.incoming import Incoming
 from asyncllm.server.openai.transcripts import write_transcript
 from asyncllm.server.service import Service
@@ -354,12 +355,14 @@ class Kept(Admission):
     """Admission that keeps the tickets of calls that are over."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(ServerSettings(), None, Figures())
         self.tickets: list[Ticket] = []
 
     @asynccontextmanager
-    async def admit(self, incoming: Incoming, model: str, tokens: int) -> AsyncGenerator[Ticket]:
-        async with super().admit(incoming, model, tokens) as ticket:
+    async def admit(
+        self, incoming: Incoming, model: str, tokens: int, input_tokens: int | None = None
+    ) -> AsyncGenerator[Ticket]:
+        async with super().admit(incoming, model, tokens, input_tokens) as ticket:
             self.tickets.append(ticket)
             yield ticket
 
