@@ -142,7 +142,7 @@ class Account:
     def cancel(self, leave: Leave) -> None:
         """The call has not begun, and will not."""
         self.in_flight -= 1
-        self._add(leave.tick, -1, -leave.tokens)
+        self._add(leave.tick, 0 if self.grants.requests_per_minute is None else -1, -leave.tokens)
         self._end()
 
     def rates(self) -> Rates | None:

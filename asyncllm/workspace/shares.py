@@ -194,8 +194,9 @@ def _left_of_calls(db: Db, report: Report, now: float) -> float:
         "SELECT count(*) FROM key_share WHERE key = ? AND worker <> ? AND wants AND beat > ?",
         (report.key, report.worker, now - _WANTED_S),
     ).fetchone()
-    # Where there is less than one for each, they take turns.
-    return min(left, limit // (1 + wanting) or (not report.in_flight)) if wanting else left
+    if wanting >= limit:  # there is less than one for each: they take turns
+        return min(left, 0 if report.in_flight else 1)
+    return min(left, -(-limit // (1 + wanting))) if wanting else left
 
 
 def _left_of_budget(db: Db, report: Report, now: float, unix: float) -> float:
