@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -18,11 +19,25 @@ from asyncllm.server.line import Line
 from asyncllm.server.quota import Leave, Quotas, Rates
 from asyncllm.server.settings import ServerSettings
 from asyncllm.server.telling import Telling
-from asyncllm.types import Embeddings, Response, Usage
+from asyncllm.types import Response, Usage
 from asyncllm.workspace.served import ServerStore
 from asyncllm.workspace.usage import UsageBook
 
-__all__ = ["Admission", "Ticket"]
+__all__ = ["Admission", "Counted", "Ticket"]
+
+
+class Counted(Protocol):
+    """What a call came to, whatever it was for."""
+
+    @property
+    def usage(self) -> Usage:
+        """As the backend told it."""
+        ...
+
+    @property
+    def cost_usd(self) -> float | None:
+        """US dollars, or `None` where no price is known."""
+        ...
 
 
 class Ticket(Struct, eq=False):
@@ -61,7 +76,7 @@ class Ticket(Struct, eq=False):
         self.first_s = asyncio.get_running_loop().time() - self.came_at
         self.has_answer = True
 
-    def count(self, response: Response | Embeddings) -> None:
+    def count(self, response: Counted) -> None:
         """What an answer came to, whole or so far. Tokens that nobody told, of one that was left, are estimated."""
         self.has_answer = True
         self.cost_usd = response.cost_usd
