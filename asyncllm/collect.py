@@ -6,7 +6,7 @@ or an id joins the call it continues, and one that starts a call opens it even w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -44,7 +44,10 @@ class OpenCall(Struct):
     signature: str | None = None
 
     def __repr__(self) -> str:
-        return f"OpenCall({self.name})"
+        return f"OpenCall(position={self.position!r}, id={self.id!r}, name={self.name!r})"  # arguments are private
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("position", self.position), ("id", self.id), ("name", self.name)]
 
 
 class _OpenChoice(Struct):

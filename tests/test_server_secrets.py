@@ -78,6 +78,9 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "message stream": ("POST", "/v1/messages", {**MESSAGES, "stream": True}),
     "picture": ("POST", "/v1/chat/completions", PICTURE),
     "wrong type": ("POST", "/v1/chat/completions", {"messages": C["prompt"], "stop": {"a": C["stop"]}}),
+    "response": ("POST", "/v1/responses", {"model": "m", "input": C["prompt"], "instructions": C["system"]}),
+    "response stream": ("POST", "/v1/responses", {"model": "m", "input": C["prompt"], "stream": True}),
+    "no form": ("POST", "/v1/files", BODY),
     "no JSON": ("POST", "/v1/chat/completions", f'{{"messages": {C["prompt"]}'),
     "no route": ("POST", f"/v1/{C['path']}", BODY),
     "key in the address": ("POST", f"/v1/chat/completions?key={C['query']}", BODY),
@@ -181,8 +184,11 @@ async def ask(url: str, call: str, headers: dict[str, str], sinks: Sinks, upstre
             text = await reply.text()
             told = f"{dict(reply.headers)} {text}"
     if reply.status == 200 and call not in ("metrics", "usage", "live"):
-        for name in ANSWERED:
-            told = told.replace(C[name], "")  # the answer is what was asked for
+        for name in (
+            *ANSWERED,
+            "system",
+        ):  # the answer is what was asked for, and the Responses API has instructions in it
+            told = told.replace(C[name], "")
     sinks.search(f"the reply to {call}", told)
     for hidden in (upstream, "Traceback", "asyncllm/", "elsewhere"):
         assert hidden not in told, told

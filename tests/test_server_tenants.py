@@ -92,7 +92,7 @@ class World:
     async def add(self, tenant: str, for_s: float | None = None) -> None:
         """Make a key."""
         until = None if for_s is None else self.now() + for_s
-        grants = Grants(scopes=("calls", "files", "metrics"), models=("shared", f"{tenant}-model"))
+        grants = Grants(models=("shared", f"{tenant}-model"))
         key, token = await self.keys.add(f"{tenant} key", tenant=tenant, grants=grants, expires_at=until)
         self.held.append(Held(tenant, key.id, token, until or float("inf")))
 

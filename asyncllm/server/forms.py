@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -45,6 +46,12 @@ class Upload(Struct, frozen=True, eq=False):
     size: int
     sha256: bytes
 
+    def __repr__(self) -> str:
+        return f"Upload({self.size} bytes)"  # its name is private
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("bytes", self.size)]
+
 
 class Form(Struct, frozen=True, eq=False):
     """A form that has arrived whole. What is asked for and is not there as asked raises `InvalidRequestError`."""
@@ -52,6 +59,12 @@ class Form(Struct, frozen=True, eq=False):
     values: Sequence[tuple[str, str]]
     """Texts by their names, in their order."""
     uploads: Sequence[tuple[str, Upload]]
+
+    def __repr__(self) -> str:
+        return f"Form({len(self.values)} texts, {len(self.uploads)} files)"  # which are private
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("texts", len(self.values)), ("files", len(self.uploads))]
 
     def text(self, name: str) -> str | None:
         """The one text of that name, `None` where there is none."""

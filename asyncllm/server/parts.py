@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec import Struct
 from python_multipart.exceptions import FormParserError
@@ -32,6 +33,12 @@ class Part(Struct, eq=False):
     """Empty where none was sent."""
     text: bytearray
     """What came so far of a text; nothing of a file."""
+
+    def __repr__(self) -> str:
+        return f"Part({len(self.text)} bytes)"  # names and texts are private
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("bytes", len(self.text))]
 
 
 def boundary_of(content_type: bytes | None) -> bytes:
