@@ -15,6 +15,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from asyncllm.server.serving import _listen
+
 CHAT = {"messages": [{"role": "user", "content": "one two"}], "stream": True}
 
 
@@ -106,7 +108,38 @@ async def test_it_serves_on_a_unix_socket(tmp_path: Path) -> None:
 
 
 async def test_other_machines_are_not_let_in(tmp_path: Path) -> None:
-    assert "no keys yet" in await refused("-m", "echo:x", "--host", "0.0.0.0", folder=tmp_path)  # refused
+    assert "asyncllm keys add" in await refused("-m", "echo:x", "--host", "0.0.0.0", folder=tmp_path)
+
+
+async def test_a_key_of_the_store_beside_it_is_asked_for_where_that_is_asked_for(tmp_path: Path) -> None:
+    add = [sys.executable, "-m", "asyncllm", "keys", "add", "phone", "--model", "echo:x"]
+    made = await asyncio.to_thread(subprocess.run, add, cwd=tmp_path, capture_output=True, check=True)
+    key = made.stdout.decode().strip()
+    arguments = ("-m", "echo:x", "--port", "0", "--require-keys", "--allow-host", "api.example.org")
+    async with serving(*arguments, folder=tmp_path) as (process, url), aiohttp.ClientSession() as http:
+        own = {"x-api-key": key}
+        tried: tuple[dict[str, str], ...] = (
+            {},
+            own,
+            {**own, "Host": "api.example.org"},
+            {**own, "Host": "evil"},
+            {**own, "Origin": "http://evil"},
+        )
+        seen: list[int] = []
+        for headers in tried:
+            async with http.get(f"{url}/models", headers=headers) as reply:
+                seen.append(reply.status)
+        process.send_signal(signal.SIGINT)
+        await process.wait()
+        assert process.stderr is not None
+        assert key not in (await process.stderr.read()).decode()
+
+    assert seen == [401, 200, 200, 421, 403]
+
+
+async def test_a_server_that_needs_keys_makes_no_store_to_find_none_in(tmp_path: Path) -> None:
+    assert "keys add" in await refused("-m", "echo:x", "--require-keys", "--store", "new", folder=tmp_path)
+    assert not any(tmp_path.iterdir())  # noqa: ASYNC240  # an empty folder
 
 
 async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
@@ -118,5 +151,19 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         assert f"cannot listen on port {port}" in await refused("-m", "echo:x", "--port", port, folder=tmp_path)
 
 
+def test_small_writes_do_not_wait_for_one_another() -> None:
+    with _listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP  # by which asyncio sets TCP_NODELAY
+
+
 async def test_a_model_that_is_not_there_starts_nothing(tmp_path: Path) -> None:
     assert "no backend is called 'nope'" in await refused("-m", "nope:x", "--port", "0", folder=tmp_path)
+
+
+def test_no_part_of_a_reply_waits_for_the_word_that_another_has_arrived() -> None:
+    with _listen("127.0.0.1", 0) as door, socket.create_connection(door.getsockname()):
+        connection, _ = door.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

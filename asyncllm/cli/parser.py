@@ -9,7 +9,9 @@ from typing import NoReturn, TypeAlias
 import asyncllm
 from asyncllm.cli.arguments import add_constraint, add_sampling, add_target
 from asyncllm.cli.batch.parser import add_batch
+from asyncllm.cli.keys.parser import add_keys
 from asyncllm.cli.status import TEXT
+from asyncllm.cli.store import add_store
 from asyncllm.errors import ConfigError
 
 __all__ = ["make_parser"]
@@ -45,6 +47,8 @@ def make_parser() -> ArgumentParser:
     _add_doctor(add)
     _add_jobs(add)
     _add_serve(add)
+    add_keys(add, _add)
+    _add_usage(add)
     _add_mock_server(add)
     return parser
 
@@ -153,8 +157,9 @@ def _add_serve(add: _AddParser) -> None:
 Serve models in OpenAI's API and Anthropic's, whatever backend they are of: chats, completions and embeddings, streamed
 or whole, and the list of models. Requests name a model as -m does; without -m they may name any alias, deployment or
 group of asyncllm.toml, and with nothing configured it is the local model. The one line on stdout is the address, a
-client's base URL. Nobody is asked for a key, so only this machine can reach it. Ctrl-C (status 130) or SIGTERM (143)
-lets streams end for --drain seconds, and then ends it.""",
+client's base URL. On an address of this machine alone nobody needs a key; on any other everybody does, which
+`asyncllm keys add` makes. Ctrl-C (status 130) or SIGTERM (143) lets streams end for --drain seconds, and then ends
+it.""",
     )
     add_target(parser)
     group = parser.add_argument_group("where to listen")
@@ -162,7 +167,42 @@ lets streams end for --drain seconds, and then ends it.""",
     group.add_argument("--port", type=int, default=8000, metavar="N", help="port, 0 for any free one (default: 8000)")
     group.add_argument("--uds", metavar="PATH", help="a Unix socket in place of address and port")
     group.add_argument("--drain", type=int, default=30, metavar="SECONDS", help="for streams to end (default: 30)")
+    group = parser.add_argument_group("who may ask")
+    add_store(group.add_argument, "folder of the server's keys and of what they have used")
+    group.add_argument("--require-keys", action="store_true", help="let nobody in without a key, on any address")
+    group.add_argument(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        help="a name that requests may ask this server by, as behind a proxy, beside localhost; * for any; repeatable",
+    )
+    group.add_argument(
+        "--allow-origin",
+        action="append",
+        metavar="ORIGIN",
+        help="web pages that may ask, such as https://app.example.org (default: none of elsewhere); repeatable",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no lines about the command itself, errors aside")
+
+
+def _add_usage(add: _AddParser) -> None:
+    parser = _add(
+        add,
+        "usage",
+        "usage",
+        "say what the calls of a server took",
+        """\
+Add up what calls took, as `asyncllm serve` has written it into its store: requests, those of them that failed, tokens,
+US dollars, and the requests whose price nobody knows. A moment is a day such as 2026-11-22, a time, or a Unix time, in
+UTC, and what is told is by the hour.""",
+    )
+    add_store(parser.add_argument, "folder of the server's store")
+    parser.add_argument("--since", metavar="TIME", help="the first hour (default: all there is)")
+    parser.add_argument("--until", metavar="TIME", help="the end, that hour not included (default: now)")
+    parser.add_argument("--by", choices=("key", "tenant", "model", "day"), default="key", help="(default: key)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--csv", action="store_true", help="print CSV")
 
 
 def _add_mock_server(add: _AddParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Callable
 
@@ -10,8 +9,14 @@ import uvicorn
 
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
-from asyncllm.server.app import app
+from asyncllm.server.app import application_of
+from asyncllm.server.connections import Gate, raise_file_limit
+from asyncllm.server.exposure import guarded
+from asyncllm.server.protocol import protocol_of
+from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
+from asyncllm.server.unix import leave_unix, listen_unix
+from asyncllm.workspace.served import ServerStore
 
 __all__ = ["serve"]
 
@@ -24,6 +29,7 @@ async def serve(
     client: Client,
     settings: ServerSettings,
     *,
+    store: ServerStore | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     uds: str | None = None,
@@ -32,13 +38,16 @@ async def serve(
 ) -> None:
     """Answer requests until SIGINT or SIGTERM; then streams may end for `drain_s` seconds. `tell` hears the address.
 
-    Raises `ConfigError` for an address that cannot be listened on, or that others than this machine reach.
+    Where others than this machine reach the address, they need keys. Raises `ConfigError` for an address that cannot be
+    listened on, and where keys are needed and `store` has none that is good; `StoreError`.
     """
-    application = app(client, settings)
-    listening = _listen(host, port) if uds is None else None
+    settings = await guarded(settings, store, host if uds is None else None)
+    service = Service(client, settings, store)
+    listening = _listen(host, port) if uds is None else listen_unix(uds, backlog=_BACKLOG)
+    gate = Gate(settings, files=raise_file_limit())
     config = uvicorn.Config(
-        application,
-        uds=uds,
+        application_of(service),
+        http=protocol_of(gate),
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=drain_s,
@@ -49,29 +58,25 @@ async def serve(
         ws="none",
     )
     try:
-        told = f"unix:{uds}" if listening is None else f"http://{_written(listening)}"
-        tell(told)
-        await uvicorn.Server(config).serve(None if listening is None else [listening])
+        tell(f"http://{_written(listening)}" if uds is None else f"unix:{uds}")
+        async with service:
+            await uvicorn.Server(config).serve([listening])
     finally:
-        if listening is not None:
-            listening.close()
+        gate.close()
+        listening.close()
+        if uds is not None:
+            leave_unix(uds)
 
 
 def _listen(host: str, port: int) -> socket.socket:
     address = "127.0.0.1" if host == "localhost" else host
-    try:
-        kind = ipaddress.ip_address(address)
-    except ValueError:
-        raise ConfigError(f"{host} is no address: give one such as 127.0.0.1 or ::1", field="host") from None
-    if not kind.is_loopback:
-        raise ConfigError(
-            f"{host} is reached from other machines, and this server asks for no keys yet: listen on 127.0.0.1, and "
-            "put what checks keys before it",
-            field="host",
-        )
-    listening = socket.socket(socket.AF_INET6 if kind.version == 6 else socket.AF_INET)  # a version
+    # By its protocol asyncio knows that small writes are not to wait for one another, 40 ms a reply.
+    kind = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listening = socket.socket(kind, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections have it from here; without it the body of a reply waits 40 ms for the word that its head arrived.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listening.bind((address, port))
         listening.listen(_BACKLOG)
     except (OSError, OverflowError) as error:

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 
 from starlette.types import Receive, Scope, Send
 
-from asyncllm.server.departure import Watched
+from asyncllm.server.departure import SlowReader, Watched
 from asyncllm.server.incoming import Incoming
 from asyncllm.watchdog import Waiter, Watchdog
 
@@ -113,7 +113,7 @@ class _Sending(Waiter):
 
     def expire(self) -> None:
         """Nothing was taken for too long: nobody reads."""
-        self._watched.end()
+        self._watched.end(SlowReader)
 
 
 class _Silence(Waiter):

@@ -82,6 +82,69 @@ MIGRATIONS: Final = (
         unpriced INTEGER NOT NULL,          -- the share of requests whose cost nobody knows
         PRIMARY KEY (tenant, key, model, hour)
     ) STRICT, WITHOUT ROWID;
+    CREATE INDEX key_usage_key ON key_usage (key, hour);
+    """,
+    """
+    CREATE TABLE key_minute (
+        key TEXT NOT NULL,
+        tick INTEGER NOT NULL,              -- tenths of a second since the machine was started
+        requests INTEGER NOT NULL,
+        tokens INTEGER NOT NULL,
+        PRIMARY KEY (key, tick)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE key_share (
+        key TEXT NOT NULL,
+        worker TEXT NOT NULL,               -- a process that serves, as `lease.this_process` tells it
+        calls INTEGER NOT NULL,             -- that it may have under way
+        usd REAL NOT NULL,                  -- that it may spend
+        wants INTEGER NOT NULL,             -- whether it was refused calls because of others
+        beat REAL NOT NULL,                 -- seconds since the machine was started
+        PRIMARY KEY (key, worker)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE key_spent (
+        key TEXT PRIMARY KEY,
+        began INTEGER NOT NULL,             -- the hour that the period of its budget began with
+        usd REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE server_figures (
+        worker TEXT PRIMARY KEY,            -- as in key_share; empty for those that have ended, added up
+        beat REAL NOT NULL,                 -- seconds since the machine was started
+        body BLOB NOT NULL                  -- MessagePack of its counts
+    ) STRICT, WITHOUT ROWID;
+    """,
+    """
+    ALTER TABLE api_key ADD COLUMN old_digest BLOB;  -- of the secret before this one
+    ALTER TABLE api_key ADD COLUMN old_until REAL;   -- when that opens nothing more
+    CREATE TABLE api_key_edition (
+        number INTEGER NOT NULL             -- goes up with every change of a key, whoever makes it
+    ) STRICT;
+    INSERT INTO api_key_edition VALUES (0);
+    CREATE TRIGGER api_key_added AFTER INSERT ON api_key BEGIN UPDATE api_key_edition SET number = number + 1; END;
+    CREATE TRIGGER api_key_changed AFTER UPDATE ON api_key BEGIN UPDATE api_key_edition SET number = number + 1; END;
+    CREATE TRIGGER api_key_gone AFTER DELETE ON api_key BEGIN UPDATE api_key_edition SET number = number + 1; END;
+    """,
+    """
+    CREATE TABLE tenant_file (
+        tenant TEXT NOT NULL,
+        id TEXT NOT NULL,                   -- grows with time
+        purpose TEXT NOT NULL,
+        filename TEXT NOT NULL,             -- for people
+        size INTEGER NOT NULL,              -- bytes
+        digest TEXT NOT NULL,               -- where its bytes are: SHA-256 in hex
+        created_at REAL NOT NULL,
+        expires_at REAL,
+        PRIMARY KEY (tenant, id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX tenant_file_digest ON tenant_file (tenant, digest);
+    CREATE TABLE tenant_batch (
+        tenant TEXT NOT NULL,
+        id TEXT NOT NULL,                   -- grows with time
+        is_over INTEGER NOT NULL,
+        digest TEXT NOT NULL,               -- of its input, which is kept until it is over
+        body BLOB NOT NULL,                 -- JSON of all else
+        PRIMARY KEY (tenant, id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX tenant_batch_active ON tenant_batch (is_over) WHERE NOT is_over;
     """,
 )
 """Steps from an empty file to this version, each an SQL script. A step that has been released never changes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import asyncllm
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.incoming import Incoming
@@ -21,7 +23,7 @@ class Health(Endpoint):
 
 
 class Ready(Endpoint):
-    """Whether the models are."""
+    """Whether the models are: which of them only where anybody may ask those."""
 
     needs = None
 
@@ -30,9 +32,10 @@ class Ready(Endpoint):
         client, served = self.service.upstream.client, self.service.upstream.served
         found = {name: await client.is_alive(model=served.find(name)[1]) for name in served.names()}
         is_ready = any(found.values())
-        await send_json(
-            incoming.send, {"status": "ready" if is_ready else "down", "models": found}, 200 if is_ready else 503
-        )
+        told: dict[str, Any] = {"status": "ready" if is_ready else "down"}
+        if not self.service.settings.needs_key:
+            told["models"] = found
+        await send_json(incoming.send, told, 200 if is_ready else 503)
 
 
 class Version(Endpoint):
