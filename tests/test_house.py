@@ -64,6 +64,7 @@ FLOOR = {
     "batch": 5,
     "jobs": 5,
     "media_calls": 5,
+    "token_calls": 5,
     "once": 5,
     "routes": 5,
     "stream": 5,

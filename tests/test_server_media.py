@@ -16,10 +16,8 @@ import pytest
 from asyncllm import Client, UnsupportedError
 from asyncllm.media import Segment, Transcript, Word
 from asyncllm.server import ServerSettings
-from asyncllm.server.admission import Admission, Ticket
+from asyncllm.server.admission import Ticket
 from asyncllm.server.app import application_of
-from asyncllm.server.figures import Figures
-from asyncllm.server.incoming import Incoming
 from asyncllm.server.openai.transcripts import write_transcript
 from asyncllm.server.service import Service
 from asyncllm.testing import Chunk, FaultyServer, Op, Rst, SeenRequest, Stall, Status
@@ -351,20 +349,16 @@ async def test_a_failure_of_the_service_is_told_as_a_status() -> None:
     assert caught.value.response.headers["retry-after"] == "7"
 
 
-class Kept(Admission):
-    """Admission that keeps the tickets of calls that are over."""
+class Kept(dict[int, Ticket]):
+    """Calls under way, which keeps those that are over."""
 
     def __init__(self) -> None:
-        super().__init__(ServerSettings(), None, Figures())
+        super().__init__()
         self.tickets: list[Ticket] = []
 
-    @asynccontextmanager
-    async def admit(
-        self, incoming: Incoming, model: str, tokens: int, input_tokens: int | None = None
-    ) -> AsyncGenerator[Ticket]:
-        async with super().admit(incoming, model, tokens, input_tokens) as ticket:
-            self.tickets.append(ticket)
-            yield ticket
+    def __setitem__(self, key: int, ticket: Ticket) -> None:
+        self.tickets.append(ticket)
+        super().__setitem__(key, ticket)
 
 
 @pytest.mark.parametrize(
@@ -381,7 +375,7 @@ async def test_what_a_call_has_used_is_counted(path: str, asked: dict[str, Any],
         Client(model="openai:m", base_url=f"{upstream.url}/v1", api_key="k", retry=None) as client,
     ):
         service = Service(client, ServerSettings(models={"m": "openai:m"}), None)
-        service.admission = kept = Kept()
+        service.admission.live = kept = Kept()
         body: list[Any] = [{"type": "http.request", "body": msgspec.json.encode(asked), "more_body": False}]
         sent: list[Any] = []
 
@@ -391,9 +385,15 @@ async def test_what_a_call_has_used_is_counted(path: str, asked: dict[str, Any],
         async def send(message: Any) -> None:
             sent.append(message)
 
-        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": f"/v1/{path}", "headers": []}
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": "POST",
+            "path": f"/v1/{path}",
+            "headers": [(b"host", b"127.0.0.1")],
+        }
+        scope |= {"query_string": b"", "server": ("127.0.0.1", 80)}
         await application_of(service)(scope, receive, send)
 
     (ticket,) = kept.tickets
     assert (sent[0]["status"], ticket.has_failed, ticket.route, ticket.usage) == (200, False, f"/v1/{path}", usage)
-    assert not kept.live
+    assert not kept

@@ -18,6 +18,8 @@ _POSITIVE = (
     "max_choices",
     "max_depth",
     "max_file_bytes",
+    "max_media_bytes",
+    "max_texts",
     "max_stored_bytes",
     "max_stored_files",
     "max_batch_rows",
@@ -26,8 +28,6 @@ _POSITIVE = (
     "batch_drain_s",
     "max_in_flight",
     "queue_timeout_s",
-    "max_media_bytes",
-    "max_texts",
     "send_timeout_s",
     "body_timeout_s",
     "min_upload_bytes_per_s",
@@ -80,6 +80,10 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of brackets within brackets in a body."""
     max_file_bytes: int = 200 * 2**20
     """Of the file of one upload."""
+    max_media_bytes: int = 50 * 2**20
+    """Of the recording or the pictures of one call, which are held in memory."""
+    max_texts: int = 2048
+    """Of one call that embeds, judges or ranks them."""
     max_stored_bytes: int = 10 * 2**30
     """Of all files of one tenant. What its batches write is kept in any case."""
     max_stored_files: int = 10_000
@@ -91,10 +95,6 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Rows of batches that are under way at one time, of all batches together: other calls go first."""
     batch_drain_s: float = 10
     """For rows under way to end when their batch is cancelled, or the server stops. They are asked again after that."""
-    max_media_bytes: int = 50 * 2**20
-    """Of the recording or the pictures of one call, which are held in memory."""
-    max_texts: int = 2048
-    """Of one call that embeds, judges or ranks them."""
     body_timeout_s: float = 60
     """For a body to arrive."""
     min_upload_bytes_per_s: int = 32 * 2**10

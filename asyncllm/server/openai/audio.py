@@ -69,6 +69,7 @@ class Speech(Endpoint):
                 sound = self.service.upstream.client.stream_speech(asked.input, model=model, **options)
                 async with Watched(incoming.receive):
                     await opened.enter_async_context(sound)
+            ticket.begin()
             pieces = aiter(sound)
             first = await anext(pieces, b"")  # with it, what the whole is called
             try:

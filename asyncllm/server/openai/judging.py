@@ -17,7 +17,6 @@ from asyncllm.media import Moderation, Ranking
 from asyncllm.server.bodies import read_body
 from asyncllm.server.departure import Watched
 from asyncllm.server.endpoint import Endpoint
-from asyncllm.server.generation import check_part
 from asyncllm.server.incoming import Incoming
 from asyncllm.server.openai.wire import check_count, given, passed, read_fields, said_as
 from asyncllm.server.replies import send_json
@@ -66,18 +65,18 @@ def _content(input_: str | list[str | _Part], settings: ServerSettings) -> Seque
     if isinstance(input_, str):
         return [input_]
     check_count(input_, "input", settings)
-    return [_part(one, f"input[{at}]", settings) for at, one in enumerate(input_)]
+    return [_part(one, f"input[{at}]") for at, one in enumerate(input_)]
 
 
-def _part(part: str | _Part, place: str, settings: ServerSettings) -> str | TextPart | ImagePart:
+def _part(part: str | _Part, place: str) -> str | TextPart | ImagePart:
     if isinstance(part, str):
         return part
     if part.type == "text" and part.text is not None:
         return TextPart(part.text)
     if part.type == "image_url" and part.image_url is not None:
-        image = ImagePart(url=part.image_url.url)
-        check_part(image, place, settings)
-        return image
+        if not part.image_url.url.startswith("data:"):
+            raise InvalidRequestError(f"{place}: send the picture as a data: URL", field=place)
+        return ImagePart(url=part.image_url.url)
     raise InvalidRequestError(f"{place} is text with its text, or image_url with its image_url", field=place)
 
 
