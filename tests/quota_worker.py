@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 
 from asyncllm.errors import AsyncLLMError
 from asyncllm.server.quota import Quotas
@@ -24,7 +25,7 @@ async def main(folder: str, token: str, seconds: float, usd: float, hold_s: floa
     async with ServerStore(folder, create=False) as store:
         quotas = Quotas(store.books)
         store.closing.append(quotas.aclose)
-        key = await store.keys.find(token)
+        key = (await store.keys.ring()).find(token, time.time())
         ends_at = now_s() + seconds
 
         async def ask() -> None:

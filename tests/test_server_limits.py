@@ -249,6 +249,23 @@ async def test_three_processes_keep_a_budget_together_and_a_killed_one_gives_bac
     assert most_at_once(calls) <= 3
 
 
+async def test_a_thousand_calls_of_a_key_cost_the_store_few_commits(tmp_path: Path) -> None:
+    async with ServerStore(tmp_path) as store:
+        grants = Grants(requests_per_minute=10**6, tokens_per_minute=10**9, concurrency=1000, budget_usd=100.0)
+        key, _ = await store.keys.add("k", grants=grants)
+        quotas = Quotas(store.books)
+        before = store.commits
+        for number in range(2000):
+            account = quotas.find(key)
+            assert account is not None
+            account.leave(account.enter(10) or await account.ask(10), 12, 0.001)
+            if number % 10 == 0:
+                await asyncio.sleep(0)
+        await quotas.aclose()
+
+        assert store.commits - before < 200
+
+
 async def test_limits_are_kept_by_the_process_alone_while_the_store_fails(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

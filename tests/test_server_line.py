@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -195,6 +197,11 @@ async def test_a_client_that_goes_while_it_waits_leaves_the_line(stream: bool) -
     assert backend.opened == 1
 
 
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 async def _overload(url: str, headers: dict[str, str], per_s: float, seconds: float) -> Counter[int]:
     """Calls that come at a rate, whether those before have been answered or not."""
     found: Counter[int] = Counter()
@@ -224,6 +231,7 @@ async def test_five_times_too_many_calls_cost_no_answers_and_keep_nobody_else_ou
     seconds: float, takes_s: float, room: int, tmp_path: object
 ) -> None:
     capacity = room / takes_s
+    held: list[int] = []
     backend = slow(takes_s)
     async with ServerStore(str(tmp_path)) as store:
         (_, greedy), (_, modest) = [await store.keys.add(name, grants=Grants()) for name in ("greedy", "modest")]
@@ -233,11 +241,13 @@ async def test_five_times_too_many_calls_cost_no_answers_and_keep_nobody_else_ou
                 client, store=store, models={"m": ""}, max_in_flight=room, max_queued=2 * room, queue_timeout_s=20
             ) as url,
         ):
+            asyncio.get_running_loop().call_later(seconds / 2, lambda: held.append(resident()))
             many, few = await asyncio.gather(
                 _overload(url, {"authorization": f"Bearer {greedy}"}, 5 * capacity, seconds),
                 _overload(url, {"authorization": f"Bearer {modest}"}, capacity / 4, seconds),
             )
 
+    assert resident() - held[0] < 20 * 2**20
     assert set(many) == {200, 429}
     assert set(few) == {200}
     assert many[200] + few[200] >= 0.9 * capacity * seconds

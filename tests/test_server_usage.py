@@ -80,7 +80,7 @@ async def test_calls_are_counted_by_key_and_model_and_a_key_sees_its_tenant(tmp_
             own = await usage_of(url, mine)
             assert await usage_of(url, other) != own
             assert len(await usage_of(url, admin)) == 3
-            assert len(await usage_of(url, admin, f"?key={one.id}&model=n")) == 1
+            assert len(await usage_of(url, admin, f"?key_id={one.id}&model=n")) == 1
             assert await usage_of(url, mine, f"?until={int(time.time()) - 7200}") == []
             async with by(None) as http, http.get(f"{url}/server/usage") as reply:
                 assert reply.status == 401

@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from asyncllm.client import Client
 from asyncllm.dialect.faults import write_error
@@ -31,6 +31,7 @@ from asyncllm.workspace.served import ServerStore
 
 __all__ = ["app", "application_of"]
 
+_NOT_ALLOWED = 405
 _ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
     ("POST", "/v1/chat/completions", Chats),
     ("POST", "/v1/completions", Completions),
@@ -82,7 +83,21 @@ def application_of(service: Service) -> Starlette:
     )
 
 
-def _without_route(_: Request, error: Exception) -> Response:
+def _without_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == _NOT_ALLOWED:
+        headers["allow"] = ", ".join(_methods(request))
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
     told = APIStatusError(f"there is no such route: {error.detail}", status=error.status_code, code="no_route")
-    return JSONResponse(write_error(told), error.status_code, error.headers)
+    return JSONResponse(write_error(told), error.status_code, headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be asked where `request` asks something else: starlette tells that of the first route alone."""
+    found = {"OPTIONS"}
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.methods and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods
+    return sorted(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ __all__ = ["closing_headers", "http_status", "retry_headers", "send_json", "told
 _log = logging.getLogger("asyncllm.server")
 _LATE = 408
 """The status of a client that is late itself."""
+_LONGEST_WAIT_S = 7 * 86400
 _JSON = (b"content-type", b"application/json")
 _encode = msgspec.json.Encoder().encode
 
@@ -98,8 +100,9 @@ def http_status(error: AsyncLLMError) -> int:
 def retry_headers(error: AsyncLLMError) -> dict[str, str]:
     """When to ask again, where that is known."""
     wait_s = error.retry_after_s if isinstance(error, APIError) else None
-    if wait_s is None:
+    if wait_s is None or not 0 <= wait_s < inf:
         return {}
+    wait_s = min(wait_s, _LONGEST_WAIT_S)
     return {"retry-after": f"{max(1, round(wait_s))}", "retry-after-ms": f"{wait_s * 1000:.0f}"}
 
 

@@ -64,6 +64,11 @@ class ServerStore:
             await self._reader.aclose()
             await self._writer.aclose()
 
+    @property
+    def commits(self) -> int:
+        """Transactions that have been written."""
+        return self._writer.commits
+
     def _connect(self) -> Db:
         if not self._create and not (self.folder / FILE).exists():
             raise StoreError(f"{self.folder}: there is no workspace here")
