@@ -101,10 +101,10 @@ class FileContent(Stored):
             (b"x-content-type-options", b"nosniff"),
             (b"accept-ranges", b"none"),
         ]
-        await incoming.send({"type": "http.response.start", "status": 200, "headers": headers})
         left = file.size
+        piece = await in_thread(lambda: os.read(opened, _PIECE))
+        await incoming.send({"type": "http.response.start", "status": 200, "headers": headers})
         while True:
-            piece = await in_thread(lambda: os.read(opened, _PIECE))
             left -= len(piece)
             # The last piece ends the reply: a client that has all that was told may ask the next at once.
             message = {"type": "http.response.body", "body": piece, "more_body": left > 0}
@@ -115,6 +115,7 @@ class FileContent(Stored):
                 raise SlowReader from None
             if left <= 0:
                 return
+            piece = await in_thread(lambda: os.read(opened, _PIECE))
             if not piece:
                 raise CorruptStoreError("the bytes of a file ended while they were read")
 
