@@ -47,6 +47,9 @@ async def test_a_file_is_kept_listed_read_and_deleted(tmp_path: Path) -> None:
         again = await sdk.files.retrieve(made.id)
         content = await sdk.files.content(made.id)
         listed = [file.id async for file in sdk.files.list()]
+        empty = await sdk.files.create(file=b"", purpose="user_data")
+        assert (await sdk.files.content(empty.id)).content == b""
+        await sdk.files.delete(empty.id)
         removed = await sdk.files.delete(made.id)
         with pytest.raises(openai.NotFoundError):
             await sdk.files.retrieve(made.id)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from asyncllm.batch.threads import in_thread
-from asyncllm.errors import InvalidRequestError
+from asyncllm.errors import CorruptStoreError, InvalidRequestError
 from asyncllm.server.departure import SlowReader, Watched
 from asyncllm.server.forms import Form, Upload, read_form
 from asyncllm.server.incoming import Incoming
@@ -101,14 +101,23 @@ class FileContent(Stored):
             (b"x-content-type-options", b"nosniff"),
             (b"accept-ranges", b"none"),
         ]
+        left = file.size
+        piece = await in_thread(lambda: os.read(opened, _PIECE))
         await incoming.send({"type": "http.response.start", "status": 200, "headers": headers})
-        while piece := await in_thread(lambda: os.read(opened, _PIECE)):
+        while True:
+            left -= len(piece)
+            # The last piece ends the reply: a client that has all that was told may ask the next at once.
+            message = {"type": "http.response.body", "body": piece, "more_body": left > 0}
             try:
                 async with asyncio.timeout(self.service.settings.send_timeout_s):
-                    await incoming.send({"type": "http.response.body", "body": piece, "more_body": True})
+                    await incoming.send(message)
             except TimeoutError:
                 raise SlowReader from None
-        await incoming.send({"type": "http.response.body", "body": b""})
+            if left <= 0:
+                return
+            piece = await in_thread(lambda: os.read(opened, _PIECE))
+            if not piece:
+                raise CorruptStoreError("the bytes of a file ended while they were read")
 
 
 def listed(documents: list[dict[str, Any]], count: int) -> dict[str, Any]:
