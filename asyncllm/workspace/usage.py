@@ -76,6 +76,7 @@ class UsageBook:
         self._pending: dict[tuple[str, str, str, int], _Sum] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()  # what is being carried over stands here or there
         self.failures = 0
         """Times that the store did not take what there was."""
         self.lost = 0
@@ -106,14 +107,15 @@ class UsageBook:
         """Carry over what there is. Raises `StoreError`, and keeps it then."""
         if self._writer is None or not self._pending:
             return
-        rows, self._pending = self._pending, {}
-        try:
-            await finish(asyncio.create_task(self._writer.write(lambda db: _write(db, rows))), _LAST_S)
-        except StoreError:
-            self.failures += 1
-            for place, row in rows.items():
-                self._put(place, row)
-            raise
+        async with self._lock:
+            rows, self._pending = self._pending, {}
+            try:
+                await finish(asyncio.create_task(self._writer.write(lambda db: _write(db, rows))), _LAST_S)
+            except StoreError:
+                self.failures += 1
+                for place, row in rows.items():
+                    self._put(place, row)
+                raise
 
     async def aclose(self) -> None:
         """Carry over the last of it; what the store does not take is lost, and told in the log. Idempotent."""
@@ -142,11 +144,12 @@ class UsageBook:
         first, last = int(max(0.0, -(-since // 3600))), int(min(2**40, -(-until // 3600) if until < 1e15 else 2**40))
         sums: dict[tuple[str, str, str, int], _Sum] = {}
         names: dict[str, str] = {}
-        if self._writer is not None:
-            sums, names = await self._writer.read(lambda db: _read(db, asked, first, last))
-        for place, row in self._pending.items():
-            if first <= place[3] < last and all(a is None or a == b for a, b in zip(asked, place, strict=False)):
-                sums.setdefault(place, _Sum()).add(row)
+        async with self._lock:
+            if self._writer is not None:
+                sums, names = await self._writer.read(lambda db: _read(db, asked, first, last))
+            for place, row in self._pending.items():
+                if first <= place[3] < last and all(a is None or a == b for a, b in zip(asked, place, strict=False)):
+                    sums.setdefault(place, _Sum()).add(row)
         return [
             UsageRow(
                 tenant=tenant,
