@@ -62,8 +62,8 @@ def _add_add(parser: ArgumentParser) -> None:
         "--scope",
         action="append",
         choices=("calls", "files", "metrics", "admin"),
-        help="calls of models; files and batches; figures of the server, all tenants together; or everything of "
-        "everybody; repeatable (default: calls and files)",
+        help="calls of models; files and batches; figures of all tenants; or everything of everybody; "
+        "repeatable (default: calls and files)",
     )
     group.add_argument("--model", action="append", metavar="NAME", help="only models of this name; repeatable")
     group.add_argument("--expires", metavar="WHEN", help="after a time such as 30d or 12h, or at a date, UTC")
