@@ -56,7 +56,8 @@ class Endpoint(ABC):
         caller: Caller | None = None
         try:
             caller = Caller() if self.needs is None else await self.service.access.identify(scope, self.needs)
-            await self.answer(Incoming(scope, receive, told, request_id, caller))
+            with self.service.upstream.held():
+                await self.answer(Incoming(scope, receive, told, request_id, caller))
         except ClientGone:
             return
         except Exception as error:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 
-from msgspec import Struct
+import msgspec
 
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
 from asyncllm.server.access import Access
 from asyncllm.server.admission import Admission
 from asyncllm.server.models import Served
-from asyncllm.server.settings import ServerSettings
+from asyncllm.server.settings import AT_START, ServerSettings
+from asyncllm.server.upstream import Upstream
 from asyncllm.watchdog import Watchdog
 from asyncllm.workspace.served import ServerStore
 
-__all__ = ["Service", "Upstream"]
+__all__ = ["Service"]
 
-
-class Upstream(Struct, frozen=True, eq=False):
-    """What stands behind the routes: a client, and those of its models that are served."""
-
-    client: Client
-    served: Served
+_log = logging.getLogger("asyncllm.server")
 
 
 class Service:
@@ -31,11 +29,38 @@ class Service:
     def __init__(self, client: Client, settings: ServerSettings, store: ServerStore | None) -> None:
         if settings.needs_key and store is None:
             raise ConfigError("keys are needed, and there is no store of them: give one", field="store")
-        self.settings = settings
+        self.settings: ServerSettings = settings
         self.store = store
         self.upstream = Upstream(client, Served(client, settings.models))
-        """A call goes by what it was when the call came."""
+        """What requests go to; each holds it for as long as it lasts."""
         self.access = Access(None if store is None else store.keys, is_needed=settings.needs_key)
         self.admission = Admission()
         self.dog = Watchdog()
         self.began_at = time.time()
+
+    async def replace(self, client: Client, settings: ServerSettings | None = None) -> None:
+        """Answer with `client` from now on, by `settings` where they are given.
+
+        What is the same of both clients is taken over as it is, engines and connections included. This returns once no
+        request uses the one before, or after `handover_s`; whoever gave that one closes it then.
+
+        Raises `ConfigError` where a model is not there; then everything is as it was.
+        """
+        before = self.upstream
+        settings = self._changed(self.settings if settings is None else settings)
+        upstream = Upstream(client, Served(client, settings.models))
+        client.take_over(before.client, upstream.served.models())
+        upstream.follow(before)
+        self.upstream, self.settings = upstream, settings
+        try:
+            async with asyncio.timeout(settings.handover_s):
+                await before.unused()
+        except TimeoutError:
+            _log.warning("calls that began %s seconds ago are ended: what they go to is closed", settings.handover_s)
+
+    def _changed(self, settings: ServerSettings) -> ServerSettings:
+        """`settings`, less what is settled when a server begins."""
+        fixed = {name: getattr(self.settings, name) for name in AT_START}
+        for name in (name for name, value in fixed.items() if value != getattr(settings, name)):
+            _log.warning("%s of the server has changed, which counts from its next start", name)
+        return msgspec.structs.replace(settings, **fixed)

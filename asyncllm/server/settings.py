@@ -9,8 +9,10 @@ from msgspec import Struct
 from asyncllm.calls import Model
 from asyncllm.errors import ConfigError
 
-__all__ = ["ServerSettings"]
+__all__ = ["AT_START", "ServerSettings"]
 
+AT_START = ("needs_key",)
+"""What a running server does not change."""
 _POSITIVE = ("max_body_bytes", "max_messages", "max_choices", "max_depth", "send_timeout_s", "body_timeout_s")
 
 
@@ -39,8 +41,10 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """For a client to take what is sent, before it is cut off and its work ended."""
     keep_alive_s: float = 15
     """Of silence in a stream, before something without a meaning is sent."""
+    handover_s: float = 600
+    """For calls under way when the configuration is read again, before what is not in it any more is closed."""
 
     def __post_init__(self) -> None:
-        for name in (*_POSITIVE, "keep_alive_s"):
+        for name in (*_POSITIVE, "keep_alive_s", "handover_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is above zero", field=name)
