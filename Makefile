@@ -45,6 +45,7 @@ bench: $(VENV)/.test  ## Print the figures of the README (some minutes; nothing 
 	$(BIN)/python -m bench fanout
 	$(BIN)/python -m bench batch
 	$(BIN)/python -m bench server
+	$(BIN)/python -m bench proxy
 	$(BIN)/python -m bench memory
 	$(BIN)/python -m bench embedded
 	$(BIN)/python -m bench vllm

@@ -19,6 +19,7 @@ from bench import (
     memory,
     models,
     overhead,
+    proxy,
     report,
     sandbox,
     vllm,
@@ -33,13 +34,24 @@ _NAMES = {
     "batch": "batches: rows a second through a store, the fan-out over HTTP, and vLLM's own batch beside ours",
     "fanout": "wall time of 1,000 concurrent calls of 0.5 s",
     "server": "events a second through our server, beside sse_starlette's stock response and a bare ASGI application",
+    "proxy": "CPU of an event and wait for the first, of our server between a client and an HTTP service",
     "import": "wall time of `import asyncllm`, modules loaded, distributions required",
     "sandbox": "wall time of a snippet in the sandbox, from start to end, beside a plain Python",
     "contracts": "no figure: what the five systems can do and asyncllm too, row by row, from the tests' results",
     "models": "no figure: make the models that benchmarks and tests of vLLM run, and name their folders",
 }
 # Of any other, one.
-_ROUNDS = {"overhead": 5, "layers": 9, "memory": 3, "fanout": 3, "batch": 3, "server": 3, "import": 31, "sandbox": 31}
+_ROUNDS = {
+    "overhead": 5,
+    "layers": 9,
+    "memory": 3,
+    "fanout": 3,
+    "batch": 3,
+    "server": 3,
+    "proxy": 3,
+    "import": 31,
+    "sandbox": 31,
+}
 _QUICK_ROUNDS = {"layers": 3, "import": 5, "sandbox": 5}
 
 
@@ -52,6 +64,7 @@ class _Options(argparse.Namespace):
     model: str | None
     option: list[str]
     lifecycle: bool
+    litellm: str | None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument(
                 "--workload", action="append", choices=overhead.WORKLOADS, help="only this one; may be repeated"
             )
+        if name == "proxy":
+            one.add_argument("--litellm", metavar="PROGRAM", help="LiteLLM's, to have its proxy measured beside ours")
         if name == "vllm":
             one.add_argument("--model", help="a folder or hub id, in place of the small real model")
             one.add_argument(
@@ -135,6 +150,9 @@ def _run(options: _Options, name: str) -> tuple[object, str]:
         case "server":
             served = gateway.measure(quick=quick, rounds=rounds)
             return served, gateway.text(served)
+        case "proxy":
+            passed = proxy.measure(quick=quick, rounds=rounds, litellm=options.litellm)
+            return passed, proxy.text(passed)
         case "contracts":
             shown = contracts.measure(quick=quick)
             return shown, contracts.text(shown)

@@ -140,6 +140,15 @@ async def _paced(connection: Connection, tokens: int) -> None:
     await connection.write(wire.STREAM_END)
 
 
+async def _eager(connection: Connection, tokens: int) -> None:
+    role, first, *rest = wire.http_chunks(wire.events(tokens), 1)
+    await connection.write(wire.STREAM_HEAD + role + first)
+    for chunk in rest:
+        await asyncio.sleep(PACE_S)
+        await connection.write(chunk)
+    await connection.write(wire.STREAM_END)
+
+
 async def _lockstep(connection: Connection, tokens: int) -> None:
     role, *content = wire.http_chunks(wire.events(tokens), 1)
     await connection.write(wire.STREAM_HEAD + role)
@@ -164,6 +173,7 @@ _MANNERS: dict[str, Callable[[Connection, int], Coroutine[Any, Any, None]]] = {
     "burst": _burst,
     "coalesced": _coalesced,
     "paced": _paced,
+    "eager": _eager,
     "lockstep": _lockstep,
     "hold": _hold,
 }

@@ -46,17 +46,26 @@ class Service:
 
         Raises `ConfigError` where a model is not there; then everything is as it was.
         """
+        await self.released(self.swap(client, settings))
+
+    def swap(self, client: Client, settings: ServerSettings | None = None) -> Upstream:
+        """What `replace` does at first. Returns what requests went to before, for `released`."""
         before = self.upstream
         settings = self._changed(self.settings if settings is None else settings)
         upstream = Upstream(client, Served(client, settings.models))
         client.take_over(before.client, upstream.served.models())
         upstream.follow(before)
         self.upstream, self.settings = upstream, settings
+        return before
+
+    async def released(self, before: Upstream) -> None:
+        """Return once no request uses `before`, or after `handover_s`."""
+        seconds = self.settings.handover_s
         try:
-            async with asyncio.timeout(settings.handover_s):
+            async with asyncio.timeout(seconds):
                 await before.unused()
         except TimeoutError:
-            _log.warning("calls that began %s seconds ago are ended: what they go to is closed", settings.handover_s)
+            _log.warning("calls go on %s seconds after the configuration was read: where they go is closed", seconds)
 
     def _changed(self, settings: ServerSettings) -> ServerSettings:
         """`settings`, less what is settled when a server begins."""
