@@ -294,11 +294,15 @@ class Routes:
         own = location.settings.price if isinstance(location.settings, Deployment) else None
         own = own or self._prices.own.get(name) or self._prices.own.get(f"{location.backend}:{location.model}")
         place = self._connect(location)
-        about = self.registry.beside(location.backend, "about")
-        if own is None and about is not None and not about(location.backend).variables:
-            return Target(place, location.model)  # it takes neither key nor address: nobody charges for it
+        if own is None and self.is_local(place):
+            return Target(place, location.model)  # nobody charges for it
         tariff = self._prices.tariff(own, location.model, label=place.label, backend=location.backend, url=place.url)
         return Target(place, location.model, tariff)
+
+    def is_local(self, place: Place) -> bool:
+        """Whether it takes neither key nor address."""
+        about = self.registry.beside(place.name, "about")
+        return about is not None and not about(place.name).variables
 
     def _locate(self, name: str) -> _Location:
         deployment = self._settings.deployments.get(name)

@@ -79,6 +79,12 @@ class Upkeep(ABC):
             for places in found
         ]
 
+    def in_process(self, models: Iterable[Model]) -> list[str]:
+        """Those of the places that `models` may lead to which are engines in this process, by deployment or backend."""
+        self._bind()
+        places = dict.fromkeys(place for model in models for place in self._places(model))
+        return [place.label for place in places if self._routes.is_local(place)]
+
     def take_over(self, other: Upkeep, models: Iterable[Model]) -> None:
         """Connect what `models` lead to, with the backends of `other` wherever they would be connected alike.
 

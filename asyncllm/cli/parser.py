@@ -154,13 +154,15 @@ Serve models in OpenAI's API and Anthropic's, whatever backend they are of: chat
 or whole, and the list of models. Requests name a model as -m does; without -m they may name any alias, deployment or
 group of asyncllm.toml, and with nothing configured it is the local model. The one line on stdout is the address, a
 client's base URL. Nobody is asked for a key, so only this machine can reach it. Ctrl-C (status 130) or SIGTERM (143)
-lets streams end for --drain seconds, and then ends it.""",
+lets streams end for --drain seconds, and then ends it. SIGHUP reads asyncllm.toml again, with what its table [server]
+says, and breaks off nothing; a wrong one is one line on stderr, and what was there stays.""",
     )
     add_target(parser)
     group = parser.add_argument_group("where to listen")
     group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="of this machine (default: 127.0.0.1)")
     group.add_argument("--port", type=int, default=8000, metavar="N", help="port, 0 for any free one (default: 8000)")
     group.add_argument("--uds", metavar="PATH", help="a Unix socket in place of address and port")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="processes that answer (default: 1)")
     group.add_argument("--drain", type=int, default=30, metavar="SECONDS", help="for streams to end (default: 30)")
     parser.add_argument("-q", "--quiet", action="store_true", help="no lines about the command itself, errors aside")
 

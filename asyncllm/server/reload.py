@@ -1,4 +1,4 @@
-"""A server that is looked after: its places are probed, and on SIGHUP it answers by a configuration that is read anew."""
+"""A server that is looked after: its places are probed, and on SIGHUP its configuration is read again."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Self, TypeAlias
 
 from asyncllm.client import Client
 from asyncllm.errors import AsyncLLMError
+from asyncllm.finishing import finish
 from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
 
 __all__ = ["Hangups", "Kept", "Renew"]
 
+_CLOSE_S = 15
 _log = logging.getLogger("asyncllm.server")
 
 Renew: TypeAlias = Callable[[], tuple[Client, ServerSettings]]
@@ -53,6 +55,9 @@ class Kept:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._hangups.end()
+        await finish(asyncio.create_task(self._close()), _CLOSE_S)  # the signal that ends a server cancels this
+
+    async def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -76,8 +81,9 @@ class Kept:
             try:
                 client, settings = self._renew()
                 before = service.swap(client, settings)
-            except AsyncLLMError as error:
-                _log.error("the configuration stays as it was: %s", error)
+            except Exception as error:
+                told = error if isinstance(error, AsyncLLMError) else type(error).__name__
+                _log.error("the configuration stays as it was: %s", told)
                 if client is not None:
                     await client.aclose()
                 return

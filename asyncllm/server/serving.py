@@ -10,14 +10,23 @@ import uvicorn
 
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
-from asyncllm.server.app import app
+from asyncllm.server.app import application_of
+from asyncllm.server.reload import Kept, Renew
+from asyncllm.server.seat import Seat
+from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
 
-__all__ = ["serve"]
+__all__ = ["address_of", "listen", "serve"]
 
 _BACKLOG = 2048
+_BACKLOG_OF_WORKERS = 4
+"""Of connections that come at once, no worker takes more before the others have had a turn."""
 _DRAIN_S = 30
 _KEEP_ALIVE_S = 5
+
+
+def _no_note(_: str) -> None:
+    """Nobody wants to know."""
 
 
 async def serve(
@@ -29,17 +38,23 @@ async def serve(
     uds: str | None = None,
     drain_s: int = _DRAIN_S,
     tell: Callable[[str], None],
+    note: Callable[[str], None] = _no_note,
+    renew: Renew | None = None,
+    seat: Seat | None = None,
 ) -> None:
     """Answer requests until SIGINT or SIGTERM; then streams may end for `drain_s` seconds. `tell` hears the address.
 
+    With `renew`, SIGHUP has the server answer by what that gives; `note` hears of it. A worker has a `seat`, whose
+    socket is listened on already.
+
     Raises `ConfigError` for an address that cannot be listened on, or that others than this machine reach.
     """
-    application = app(client, settings)
-    listening = _listen(host, port) if uds is None else None
+    service = Service(client, settings, None)
+    listening = seat.listening if seat is not None else listen(host, port) if uds is None else None
     config = uvicorn.Config(
-        application,
+        application_of(service),
         uds=uds,
-        backlog=_BACKLOG,
+        backlog=_BACKLOG if seat is None else _BACKLOG_OF_WORKERS,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=drain_s,
         log_config=None,
@@ -49,15 +64,24 @@ async def serve(
         ws="none",
     )
     try:
-        told = f"unix:{uds}" if listening is None else f"http://{_written(listening)}"
-        tell(told)
-        await uvicorn.Server(config).serve(None if listening is None else [listening])
+        async with Kept(service, renew, note):
+            if seat is None:
+                tell(address_of(listening, uds))
+            else:
+                seat.take()
+            await uvicorn.Server(config).serve(None if listening is None else [listening])
     finally:
         if listening is not None:
             listening.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def address_of(listening: socket.socket | None, uds: str | None) -> str:
+    """Where a server is to be found."""
+    return f"unix:{uds}" if listening is None or uds is not None else f"http://{_written(listening)}"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that connections wait at. Raises `ConfigError` as `serve` does."""
     address = "127.0.0.1" if host == "localhost" else host
     try:
         kind = ipaddress.ip_address(address)
