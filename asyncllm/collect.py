@@ -28,13 +28,15 @@ from asyncllm.types import Message, ReasoningBlock, Response, ResponseChoice, Ti
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Collector", "collect", "merged_usage"]
+__all__ = ["Collector", "OpenCall", "add_call", "collect", "in_order", "merged_usage"]
 
 
 _NO_USAGE = Usage()
 
 
-class _OpenCall(Struct):
+class OpenCall(Struct):
+    """A tool call under way."""
+
     position: int | None
     id: str | None
     name: str | None
@@ -50,7 +52,7 @@ class _OpenChoice(Struct):
     reasoning: list[str] | None = None
     blocks: list[ReasoningBlock] | None = None
     refusal: list[str] | None = None
-    calls: list[_OpenCall] | None = None
+    calls: list[OpenCall] | None = None
     logprobs: list[TokenLogprob] | None = None
     finished: Finished | None = None
 
@@ -108,7 +110,7 @@ class Collector:
         elif isinstance(event, ToolCallDelta):
             choice = self._open(event.index)
             choice.calls = choice.calls or []
-            _add_call(choice.calls, event)
+            add_call(choice.calls, event)
         elif isinstance(event, ReasoningBlockDelta):
             choice = self._open(event.index)
             choice.blocks = choice.blocks or []
@@ -177,19 +179,21 @@ def collect(events: Iterable[Event]) -> Response:
     return collector.response()
 
 
-def _add_call(calls: list[_OpenCall], delta: ToolCallDelta) -> None:
-    """Find the call that `delta` continues, or open one."""
+def add_call(calls: list[OpenCall], delta: ToolCallDelta) -> OpenCall:
+    """The call that `delta` continues, which has it from then on; where there is none, one is opened."""
     call = _continued(calls, delta)
     if call is None:
-        calls.append(_OpenCall(delta.position, delta.id, delta.name, [delta.arguments], delta.signature))
-        return
+        call = OpenCall(delta.position, delta.id, delta.name, [delta.arguments], delta.signature)
+        calls.append(call)
+        return call
     call.id = call.id or delta.id
     call.name = call.name or delta.name
     call.arguments.append(delta.arguments)
     call.signature = call.signature or delta.signature
+    return call
 
 
-def _continued(calls: list[_OpenCall], delta: ToolCallDelta) -> _OpenCall | None:
+def _continued(calls: list[OpenCall], delta: ToolCallDelta) -> OpenCall | None:
     """The call under way that `delta` belongs to.
 
     Seen in the wild: no index at all, index 0 for every call, the id repeated on each piece or given only on the
@@ -220,7 +224,7 @@ def _close(index: int, choice: _OpenChoice) -> ResponseChoice:
     message = Message(
         "assistant",
         "".join(choice.text),
-        tuple(_tool_call(number, call) for number, call in enumerate(_in_order(choice.calls))) if choice.calls else (),
+        tuple(_tool_call(number, call) for number, call in enumerate(in_order(choice.calls))) if choice.calls else (),
         reasoning="".join(choice.reasoning) if choice.reasoning else None,
         refusal="".join(choice.refusal) if choice.refusal else None,
         reasoning_blocks=tuple(choice.blocks) if choice.blocks else (),
@@ -234,7 +238,7 @@ def _close(index: int, choice: _OpenChoice) -> ResponseChoice:
     )
 
 
-def _in_order(calls: list[_OpenCall]) -> list[_OpenCall]:
+def in_order(calls: list[OpenCall]) -> list[OpenCall]:
     """By position where every call has one of its own, else as they came."""
     positions = [call.position for call in calls if call.position is not None]
     if len(set(positions)) < len(calls):
@@ -242,7 +246,7 @@ def _in_order(calls: list[_OpenCall]) -> list[_OpenCall]:
     return sorted(calls, key=lambda call: call.position or 0)
 
 
-def _tool_call(number: int, call: _OpenCall) -> ToolCall:
+def _tool_call(number: int, call: OpenCall) -> ToolCall:
     # Servers that leave out the id expect one all the same when the result is sent back.
     return ToolCall(call.id or f"call_{number}", call.name or "", "".join(call.arguments), call.signature)
 

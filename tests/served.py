@@ -11,7 +11,9 @@ from typing import Any
 import uvicorn
 
 from asyncllm import Client
-from asyncllm.server import ServerSettings, app
+from asyncllm.server import ServerSettings
+from asyncllm.server.app import application_of
+from asyncllm.server.service import Service
 from asyncllm.workspace.served import ServerStore
 
 __all__ = ["served", "server_of"]
@@ -29,19 +31,19 @@ async def served(client: Client, *, store: ServerStore | None = None, **settings
     """The address of a server that answers with `client`."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app(client, ServerSettings(**settings), store=store), log_config=None, lifespan="off", ws="none"
-    )
+    service = Service(client, ServerSettings(**settings), store)
+    config = uvicorn.Config(application_of(service), log_config=None, lifespan="off", ws="none")
     server = _Server(config)
-    running = asyncio.create_task(server.serve([listening]))
-    try:
-        while not server.started:  # noqa: ASYNC110  # uvicorn tells nobody
-            await asyncio.sleep(0.005)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = server.force_exit = True
-        await running
-        listening.close()
+    async with service:
+        running = asyncio.create_task(server.serve([listening]))
+        try:
+            while not server.started:  # noqa: ASYNC110  # uvicorn tells nobody
+                await asyncio.sleep(0.005)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = server.force_exit = True
+            await running
+            listening.close()
 
 
 @asynccontextmanager

@@ -9,7 +9,9 @@ from typing import NoReturn, TypeAlias
 import asyncllm
 from asyncllm.cli.arguments import add_constraint, add_sampling, add_target
 from asyncllm.cli.batch.parser import add_batch
+from asyncllm.cli.keys.parser import add_keys
 from asyncllm.cli.status import TEXT
+from asyncllm.cli.store import add_store
 from asyncllm.errors import ConfigError
 
 __all__ = ["make_parser"]
@@ -45,6 +47,7 @@ def make_parser() -> ArgumentParser:
     _add_doctor(add)
     _add_jobs(add)
     _add_serve(add)
+    add_keys(add, _add)
     _add_mock_server(add)
     return parser
 
@@ -153,9 +156,10 @@ def _add_serve(add: _AddParser) -> None:
 Serve models in OpenAI's API and Anthropic's, whatever backend they are of: chats, completions and embeddings, streamed
 or whole, and the list of models. Requests name a model as -m does; without -m they may name any alias, deployment or
 group of asyncllm.toml, and with nothing configured it is the local model. The one line on stdout is the address, a
-client's base URL. Nobody is asked for a key, so only this machine can reach it. Ctrl-C (status 130) or SIGTERM (143)
-lets streams end for --drain seconds, and then ends it. SIGHUP reads asyncllm.toml again, with what its table [server]
-says, and breaks off nothing; a wrong one is one line on stderr, and what was there stays.""",
+client's base URL. On an address of this machine alone nobody needs a key; on any other everybody does, which
+`asyncllm keys add` makes. Ctrl-C (status 130) or SIGTERM (143) lets streams end for --drain seconds, and then ends
+it. SIGHUP reads asyncllm.toml again, with what its table [server] says, and breaks nothing off; a wrong one is one line
+on stderr, and what was there stays.""",
     )
     add_target(parser)
     group = parser.add_argument_group("where to listen")
@@ -164,6 +168,21 @@ says, and breaks off nothing; a wrong one is one line on stderr, and what was th
     group.add_argument("--uds", metavar="PATH", help="a Unix socket in place of address and port")
     group.add_argument("--workers", type=int, default=1, metavar="N", help="processes that answer (default: 1)")
     group.add_argument("--drain", type=int, default=30, metavar="SECONDS", help="for streams to end (default: 30)")
+    group = parser.add_argument_group("who may ask")
+    add_store(group.add_argument, "folder of the server's keys and of what they have used")
+    group.add_argument("--require-keys", action="store_true", help="let nobody in without a key, on any address")
+    group.add_argument(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        help="a name that requests may ask this server by, as behind a proxy, beside localhost; * for any; repeatable",
+    )
+    group.add_argument(
+        "--allow-origin",
+        action="append",
+        metavar="ORIGIN",
+        help="web pages that may ask, such as https://app.example.org (default: none of elsewhere); repeatable",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no lines about the command itself, errors aside")
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from argparse import Namespace
+from contextlib import AsyncExitStack
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from asyncllm.cli.output import note, say
-from asyncllm.cli.serve_options import asked_for, renewer
+from asyncllm.cli.serve_options import asked_for, renewer, store_of
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
 
@@ -55,10 +56,14 @@ async def _serve(client: Client, settings: ServerSettings, args: Namespace, seat
         if not args.quiet:
             note(text)
 
-    async with client:
+    async with client, AsyncExitStack() as opened:
+        store = store_of(args)
+        if store is not None:
+            await opened.enter_async_context(store)
         await serve(
             client,
             settings,
+            store=store,
             host=args.host,
             port=args.port,
             uds=args.uds,

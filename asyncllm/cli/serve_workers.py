@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 from argparse import Namespace
-from pathlib import Path
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from asyncllm.cli.output import note, say
-from asyncllm.cli.serve_options import asked_for, renewer
+from asyncllm.cli.serve_options import asked_for, renewer, store_of
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
 
@@ -33,9 +33,10 @@ def run_workers(args: Namespace) -> int:
 
 
 async def _run(args: Namespace) -> tuple[int, int | None]:
+    from asyncllm.server.exposure import guarded
     from asyncllm.server.models import Served
     from asyncllm.server.serving import address_of, listen
-    from asyncllm.server.unix import listen_unix
+    from asyncllm.server.unix import forget, listen_unix
     from asyncllm.server.workers import Crew
 
     renew = renewer(args)
@@ -45,7 +46,11 @@ async def _run(args: Namespace) -> tuple[int, int | None]:
         Served(client, settings.models)
 
     client, settings = asked_for(args)
-    async with client:
+    async with client, AsyncExitStack() as opened:
+        store = store_of(args)
+        if store is not None:
+            await opened.enter_async_context(store)
+        await guarded(settings, store, args.host if args.uds is None else None)
         names = list(Served(client, settings.models).names())
         _warn(client, settings, args)
     listening = listen(args.host, args.port) if args.uds is None else listen_unix(args.uds, _BACKLOG)
@@ -64,7 +69,7 @@ async def _run(args: Namespace) -> tuple[int, int | None]:
     finally:
         listening.close()
         if args.uds is not None:
-            Path(args.uds).unlink(missing_ok=True)
+            forget(args.uds)
     return status, crew.signal
 
 

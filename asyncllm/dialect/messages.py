@@ -21,7 +21,15 @@ from asyncllm.types import (
     ToolCall,
 )
 
-__all__ = ["MessageWire", "ToolWire", "message_from_dict", "message_from_wire", "tool_from_dict", "tool_from_wire"]
+__all__ = [
+    "MessageWire",
+    "ToolWire",
+    "message_from_dict",
+    "message_from_wire",
+    "read_data_url",
+    "tool_from_dict",
+    "tool_from_wire",
+]
 
 T = TypeVar("T")
 
@@ -152,7 +160,7 @@ def _part_from_wire(part: _TextWire | _ImageWire | _AudioWire | _FileWire) -> Co
         case _FileWire(file=_File(file_id=str(file_id), filename=filename)):
             return FilePart(file_id=file_id, filename=_set(filename))
         case _FileWire(file=_File(file_data=file_data, filename=filename)):
-            media_type, data = _read_data_url(file_data)
+            media_type, data = read_data_url(file_data)
             return FilePart(data=data, filename=_set(filename), media_type=media_type)
 
 
@@ -161,7 +169,8 @@ def _set(value: T | None) -> T | UnsetType:
     return UNSET if value is None else value
 
 
-def _read_data_url(url: str | None) -> tuple[str, bytes]:
+def read_data_url(url: str | None) -> tuple[str, bytes]:
+    """The MIME type and the bytes of a `data:` URL in base64. Raises `InvalidRequestError`."""
     head, comma, payload = (url or "").partition(",")
     if not (comma and head.startswith("data:") and head.endswith(";base64")):
         raise InvalidRequestError("file_data is a data: URL in base64, or give file_id", field="file_data")

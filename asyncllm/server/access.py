@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import time
-
-from msgspec import Struct
 from starlette.types import Scope as Asgi
 
-from asyncllm.errors import AuthenticationError, PermissionDeniedError
-from asyncllm.server.incoming import Caller, header_of
-from asyncllm.workspace.keys import Key, KeyStore, Scope
+from asyncllm.errors import AuthenticationError, BadRequestError, PermissionDeniedError
+from asyncllm.server.incoming import Caller
+from asyncllm.server.keyring import Keyring
+from asyncllm.workspace.keys import Scope
 
 __all__ = ["Access"]
 
-_KNOWN_S = 0.5
-"""Seconds for which a key is known without looking again, and so at most goes on opening doors once it is revoked."""
-_KNOWN_KEYS = 10_000
 _MARK = "al_"
-
-
-class _Known(Struct, frozen=True):
-    key: Key
-    until: float
+_HEADERS = (b"authorization", b"x-api-key", b"api-key")
 
 
 class Access:
@@ -30,46 +21,43 @@ class Access:
     Without `is_needed`, whoever brings no key of ours is let in as well: clients of servers without keys send any text.
     """
 
-    def __init__(self, keys: KeyStore | None, *, is_needed: bool) -> None:
+    def __init__(self, keys: Keyring | None, *, is_needed: bool) -> None:
         self._keys = keys
         self._is_needed = is_needed
-        self._known: dict[str, _Known] = {}
 
     async def identify(self, scope: Asgi, needed: Scope) -> Caller:
-        """Who asks. Raises `AuthenticationError`, and `PermissionDeniedError` where the key is not for `needed`."""
-        token = _token(scope)
-        if not self._is_needed and not token.startswith(_MARK):
+        """Who asks.
+
+        Raises `AuthenticationError`, `PermissionDeniedError` where the key is not for `needed`, `BadRequestError` for
+        two different keys, and `InternalServerError` where the store of keys does not tell.
+        """
+        tokens = _tokens(scope)
+        if not self._is_needed and not any(token.startswith(_MARK) for token in tokens):
             return Caller()
-        key = await self._find(token) if self._keys is not None else None
-        if key is None or not key.is_good(time.time()):
-            told = "this key is not known here, or not any more" if token else "a key is needed: Authorization: Bearer"
-            raise AuthenticationError(told, status=401, code="invalid_api_key")
+        if len(tokens) > 1:
+            raise BadRequestError(
+                "two different keys came along: send one, in one header", status=400, code="several_keys"
+            )
+        if not tokens:
+            raise AuthenticationError(
+                "a key is needed: Authorization: Bearer, or x-api-key", status=401, code="invalid_api_key"
+            )
+        key = await self._keys.find(tokens.pop()) if self._keys is not None else None
+        if key is None:
+            raise AuthenticationError("this key is not known here, or not any more", status=401, code="invalid_api_key")
         if needed not in key.grants.scopes and "admin" not in key.grants.scopes:
             raise PermissionDeniedError(f"this key is not for {needed}", status=403, code="scope")
         return Caller(tenant=key.tenant, key=key)
 
-    async def _find(self, token: str) -> Key | None:
-        now = time.monotonic()
-        known = self._known.get(token)
-        if known is not None and now < known.until:
-            return known.key
-        assert self._keys is not None  # asked for by whoever has looked
-        key = await self._keys.find(token)
-        if key is None:
-            self._known.pop(token, None)
-            return None
-        if len(self._known) >= _KNOWN_KEYS:
-            self._known.clear()
-        self._known[token] = _Known(key, now + _KNOWN_S)
-        return key
 
-
-def _token(scope: Asgi) -> str:
-    """The key that came along, in the header of either vendor; empty for none."""
-    told = header_of(scope, b"authorization")
-    if told is not None:
-        kind, _, value = told.partition(b" ")
-        token = value.strip() if kind.lower() == b"bearer" else b""
-    else:
-        token = header_of(scope, b"x-api-key") or header_of(scope, b"api-key") or b""
-    return token.decode("latin-1")
+def _tokens(scope: Asgi) -> set[str]:
+    """What came along as a key, in the headers of the vendors. Ways of authorization other than Bearer are not ours."""
+    found: set[str] = set()
+    for name, value in scope["headers"]:
+        if name not in _HEADERS:
+            continue
+        kind, _, after = value.partition(b" ")
+        token = value if name != b"authorization" else after if kind.lower() == b"bearer" else b""
+        if token.strip():
+            found.add(token.strip().decode("latin-1"))
+    return found

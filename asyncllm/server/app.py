@@ -13,10 +13,14 @@ from asyncllm.dialect.faults import write_error
 from asyncllm.errors import APIStatusError
 from asyncllm.server.anthropic.messages import CountTokens, Messages
 from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.gate import gate_of
+from asyncllm.server.openai.batches import Batch, BatchCancellation, Batches, NewBatches
 from asyncllm.server.openai.embeddings import Embeddings
+from asyncllm.server.openai.files import File, FileContent, FileRemoval, Files, Uploads
 from asyncllm.server.openai.generation import Chats, Completions
 from asyncllm.server.openai.health import Health, Ready, Version
 from asyncllm.server.openai.models import Model, Models
+from asyncllm.server.responses.route import Responses
 from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
 from asyncllm.workspace.served import ServerStore
@@ -26,9 +30,19 @@ __all__ = ["app", "application_of"]
 _ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
     ("POST", "/v1/chat/completions", Chats),
     ("POST", "/v1/completions", Completions),
+    ("POST", "/v1/responses", Responses),
     ("POST", "/v1/embeddings", Embeddings),
     ("GET", "/v1/models", Models),
     ("GET", "/v1/models/{id:path}", Model),
+    ("POST", "/v1/files", Uploads),
+    ("GET", "/v1/files", Files),
+    ("GET", "/v1/files/{id}", File),
+    ("DELETE", "/v1/files/{id}", FileRemoval),
+    ("GET", "/v1/files/{id}/content", FileContent),
+    ("POST", "/v1/batches", NewBatches),
+    ("GET", "/v1/batches", Batches),
+    ("GET", "/v1/batches/{id}", Batch),
+    ("POST", "/v1/batches/{id}/cancel", BatchCancellation),
     ("POST", "/v1/messages", Messages),
     ("POST", "/v1/messages/count_tokens", CountTokens),
     ("GET", "/health", Health),
@@ -54,6 +68,7 @@ def application_of(service: Service) -> Starlette:
     """The same of a service that is there already, which can have its client replaced while it answers."""
     return Starlette(
         routes=[Route(path, endpoint(service), methods=[method]) for method, path, endpoint in _ROUTES],
+        middleware=gate_of(service.settings),
         exception_handlers={HTTPException: _without_route},
     )
 

@@ -23,7 +23,7 @@ from asyncllm.server.streams import EventStream
 from asyncllm.stream import Stream
 from asyncllm.types import ContentPart, FilePart, ImagePart, Request, Response
 
-__all__ = ["Generation", "Writer", "check_asked"]
+__all__ = ["Generation", "Writer", "check_asked", "check_part"]
 
 
 class Writer(Protocol):
@@ -70,15 +70,15 @@ class Generation(Endpoint):
             ticket.count(response)
         # The names are the server's: which model and which call of whose stand behind them is not told.
         known = msgspec.structs.replace(response, request_id=None, model=None)
-        await send_json(incoming.send, self.reply(known, incoming.id, name))
+        await send_json(incoming.send, self.reply(body, known, incoming.id, name))
 
     @abstractmethod
     def read(self, body: bytes) -> Request:
         """What is asked. Raises `InvalidRequestError`."""
 
     @abstractmethod
-    def reply(self, response: Response, request_id: str, model: str) -> Any:
-        """The whole answer as a document."""
+    def reply(self, body: bytes, response: Response, request_id: str, model: str) -> Any:
+        """The whole answer as a document. Raises `InvalidRequestError`."""
 
     @abstractmethod
     def writer(self, body: bytes, request_id: str, model: str) -> Writer:
@@ -110,10 +110,11 @@ def check_asked(asked: Request, settings: ServerSettings) -> None:
         raise InvalidRequestError(f"n is at most {settings.max_choices}", field="n")
     for position, message in enumerate(asked.messages):
         for part in () if isinstance(message.content, str) else message.content:
-            _check_part(part, f"messages[{position}].content", settings)
+            check_part(part, f"messages[{position}].content", settings)
 
 
-def _check_part(part: ContentPart, field: str, settings: ServerSettings) -> None:
+def check_part(part: ContentPart, field: str, settings: ServerSettings) -> None:
+    """Raise `InvalidRequestError` for a part, at `field`, that has something fetched or names what is not there."""
     if isinstance(part, ImagePart) and isinstance(part.url, str) and not part.url.startswith("data:"):
         if not settings.fetch_urls:
             raise InvalidRequestError("addresses are not fetched here: send the picture as a data: URL", field=field)

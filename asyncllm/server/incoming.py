@@ -31,6 +31,9 @@ class Incoming(Struct, eq=False):
     id: str
     caller: Caller
 
+    def __repr__(self) -> str:
+        return f"Incoming(id={self.id!r})"  # the scope has headers, and they have keys
+
 
 def header_of(scope: Scope, name: bytes) -> bytes | None:
     """The value of a header, whose name is in small letters; the first of several."""

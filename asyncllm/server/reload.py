@@ -15,7 +15,7 @@ from asyncllm.client import Client
 from asyncllm.errors import AsyncLLMError
 from asyncllm.finishing import finish
 from asyncllm.server.service import Service
-from asyncllm.server.settings import ServerSettings
+from asyncllm.server.settings import AT_START, ServerSettings
 
 __all__ = ["Hangups", "Kept", "Renew"]
 
@@ -33,8 +33,11 @@ class Kept:
     closed once no call uses them, the first of them included; `tell` hears of each that came.
     """
 
-    def __init__(self, service: Service, renew: Renew | None, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, service: Service, settings: ServerSettings, renew: Renew | None, tell: Callable[[str], None]
+    ) -> None:
         self._service = service
+        self._asked = settings  # before the address had a say
         self._renew = renew
         self._tell = tell
         self._first = service.upstream.client
@@ -87,6 +90,9 @@ class Kept:
                 if client is not None:
                     await client.aclose()
                 return
+            for name in AT_START:
+                if getattr(settings, name) != getattr(self._asked, name):
+                    _log.warning("%s has changed, which counts from the next start on", name)
             self._old.append(before.client)
             await self._probes.aclose()
             self._probes = AsyncExitStack()

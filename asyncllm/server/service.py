@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -12,11 +13,15 @@ from asyncllm.client import Client
 from asyncllm.errors import ConfigError
 from asyncllm.server.access import Access
 from asyncllm.server.admission import Admission
+from asyncllm.server.keyring import Keyring
 from asyncllm.server.models import Served
 from asyncllm.server.settings import AT_START, ServerSettings
 from asyncllm.server.upstream import Upstream
 from asyncllm.watchdog import Watchdog
 from asyncllm.workspace.served import ServerStore
+
+if TYPE_CHECKING:
+    from asyncllm.server.batches.work import BatchWork
 
 __all__ = ["Service"]
 
@@ -24,7 +29,10 @@ _log = logging.getLogger("asyncllm.server")
 
 
 class Service:
-    """Raises `ConfigError` where a model is not there, or where keys are needed and there is no store of them."""
+    """Works on batches inside `async with`; or from the first request for one on, for as long as its loop runs.
+
+    Raises `ConfigError` where a model is not there, or where keys are needed and there is no store of them.
+    """
 
     def __init__(self, client: Client, settings: ServerSettings, store: ServerStore | None) -> None:
         if settings.needs_key and store is None:
@@ -33,13 +41,27 @@ class Service:
         self.store = store
         self.upstream = Upstream(client, Served(client, settings.models))
         """What requests go to; each holds it for as long as it lasts."""
-        self.access = Access(None if store is None else store.keys, is_needed=settings.needs_key)
+        self.access = Access(None if store is None else Keyring(store.keys), is_needed=settings.needs_key)
         self.admission = Admission()
         self.dog = Watchdog()
         self.began_at = time.time()
+        self.batches: BatchWork | None = None
+        if store is not None:
+            from asyncllm.server.batches.work import BatchWork  # what it takes is more than a server of calls needs
+
+            self.batches = BatchWork(self, store)
+
+    async def __aenter__(self) -> Self:
+        if self.batches is not None:
+            self.batches.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.batches is not None:
+            await self.batches.aclose()
 
     async def replace(self, client: Client, settings: ServerSettings | None = None) -> None:
-        """Answer with `client` from now on, by `settings` where they are given.
+        """Answer with `client` from now on, by `settings` where they are given, all but those of `AT_START`.
 
         What is the same of both clients is taken over as it is, engines and connections included. This returns once no
         request uses the one before, or after `handover_s`; whoever gave that one closes it then.
@@ -51,7 +73,8 @@ class Service:
     def swap(self, client: Client, settings: ServerSettings | None = None) -> Upstream:
         """What `replace` does at first. Returns what requests went to before, for `released`."""
         before = self.upstream
-        settings = self._changed(self.settings if settings is None else settings)
+        fixed = {name: getattr(self.settings, name) for name in AT_START}
+        settings = self.settings if settings is None else msgspec.structs.replace(settings, **fixed)
         upstream = Upstream(client, Served(client, settings.models))
         client.take_over(before.client, upstream.served.models())
         upstream.follow(before)
@@ -66,10 +89,3 @@ class Service:
                 await before.unused()
         except TimeoutError:
             _log.warning("calls go on %s seconds after the configuration was read: where they go is closed", seconds)
-
-    def _changed(self, settings: ServerSettings) -> ServerSettings:
-        """`settings`, less what is settled when a server begins."""
-        fixed = {name: getattr(self.settings, name) for name in AT_START}
-        for name in (name for name, value in fixed.items() if value != getattr(settings, name)):
-            _log.warning("%s of the server has changed, which counts from its next start", name)
-        return msgspec.structs.replace(settings, **fixed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Callable
 
@@ -11,10 +10,12 @@ import uvicorn
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
 from asyncllm.server.app import application_of
+from asyncllm.server.exposure import guarded
 from asyncllm.server.reload import Kept, Renew
 from asyncllm.server.seat import Seat
 from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
+from asyncllm.workspace.served import ServerStore
 
 __all__ = ["address_of", "listen", "serve"]
 
@@ -33,6 +34,7 @@ async def serve(
     client: Client,
     settings: ServerSettings,
     *,
+    store: ServerStore | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     uds: str | None = None,
@@ -47,9 +49,10 @@ async def serve(
     With `renew`, SIGHUP has the server answer by what that gives; `note` hears of it. A worker has a `seat`, whose
     socket is listened on already.
 
-    Raises `ConfigError` for an address that cannot be listened on, or that others than this machine reach.
+    Where others than this machine reach the address, they need keys. Raises `ConfigError` for an address that cannot be
+    listened on, and where keys are needed and `store` has none that is good; `StoreError`.
     """
-    service = Service(client, settings, None)
+    service = Service(client, await guarded(settings, store, host if uds is None else None), store)
     listening = seat.listening if seat is not None else listen(host, port) if uds is None else None
     config = uvicorn.Config(
         application_of(service),
@@ -64,10 +67,10 @@ async def serve(
         ws="none",
     )
     try:
-        async with Kept(service, renew, note):
-            if seat is None:
-                tell(address_of(listening, uds))
-            else:
+        if seat is None:
+            tell(address_of(listening, uds))
+        async with Kept(service, settings, renew, note), service:
+            if seat is not None:
                 seat.take()
             await uvicorn.Server(config).serve(None if listening is None else [listening])
     finally:
@@ -83,17 +86,7 @@ def address_of(listening: socket.socket | None, uds: str | None) -> str:
 def listen(host: str, port: int) -> socket.socket:
     """A socket that connections wait at. Raises `ConfigError` as `serve` does."""
     address = "127.0.0.1" if host == "localhost" else host
-    try:
-        kind = ipaddress.ip_address(address)
-    except ValueError:
-        raise ConfigError(f"{host} is no address: give one such as 127.0.0.1 or ::1", field="host") from None
-    if not kind.is_loopback:
-        raise ConfigError(
-            f"{host} is reached from other machines, and this server asks for no keys yet: listen on 127.0.0.1, and "
-            "put what checks keys before it",
-            field="host",
-        )
-    listening = socket.socket(socket.AF_INET6 if kind.version == 6 else socket.AF_INET)  # a version
+    listening = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((address, port))

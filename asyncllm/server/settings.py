@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from msgspec import Struct
@@ -11,9 +12,26 @@ from asyncllm.errors import ConfigError
 
 __all__ = ["AT_START", "ServerSettings"]
 
-AT_START = ("needs_key",)
+AT_START = ("needs_key", "hosts", "origins", "batch_concurrency")
 """What a running server does not change."""
-_POSITIVE = ("max_body_bytes", "max_messages", "max_choices", "max_depth", "send_timeout_s", "body_timeout_s")
+_POSITIVE = (
+    "max_body_bytes",
+    "max_messages",
+    "max_choices",
+    "max_depth",
+    "max_file_bytes",
+    "max_stored_bytes",
+    "max_stored_files",
+    "max_batch_rows",
+    "max_active_batches",
+    "batch_concurrency",
+    "batch_drain_s",
+    "send_timeout_s",
+    "body_timeout_s",
+    "min_upload_bytes_per_s",
+)
+_HOST = re.compile(r"\*|[a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/*?#@,]+")
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,6 +42,12 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     none. Without any, it is the client's own model."""
     needs_key: bool = False
     """Whether whoever asks has to have a key of the server's store. Without, keys that are brought are looked at."""
+    hosts: tuple[str, ...] | None = None
+    """Names that requests may ask the server by, in small letters and without a port; `*` is for any. Without, nobody
+    looks; `asyncllm serve` has those of this machine at least where only this machine can ask."""
+    origins: tuple[str, ...] | None = None
+    """Origins of web pages that may ask, such as https://app.example.org, beside pages of the server's own address.
+    Without, nobody looks and no page of elsewhere can read answers; `asyncllm serve` lets none in that is not named."""
     passed_fields: frozenset[str] = frozenset({"response_format"})
     """Fields of bodies that asyncllm has no name for and that go to the backend as they are. Others are ignored."""
     fetch_urls: bool = False
@@ -35,8 +59,23 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The `n` of one request."""
     max_depth: int = 64
     """Of brackets within brackets in a body."""
+    max_file_bytes: int = 200 * 2**20
+    """Of the file of one upload."""
+    max_stored_bytes: int = 10 * 2**30
+    """Of all files of one tenant. What its batches write is kept in any case."""
+    max_stored_files: int = 10_000
+    """Of one tenant."""
+    max_batch_rows: int = 50_000
+    max_active_batches: int = 100
+    """Of one tenant."""
+    batch_concurrency: int = 8
+    """Rows of batches that are under way at one time, of all batches together: other calls go first."""
+    batch_drain_s: float = 10
+    """For rows under way to end when their batch is cancelled, or the server stops. They are asked again after that."""
     body_timeout_s: float = 60
     """For a body to arrive."""
+    min_upload_bytes_per_s: int = 32 * 2**10
+    """A form may take longer than `body_timeout_s` by as long as this rate takes for what has come of it."""
     send_timeout_s: float = 30
     """For a client to take what is sent, before it is cut off and its work ended."""
     keep_alive_s: float = 15
@@ -48,3 +87,12 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for name in (*_POSITIVE, "keep_alive_s", "handover_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is above zero", field=name)
+        if not all(_HOST.fullmatch(name) for name in self.hosts or ()):
+            raise ConfigError(
+                "hosts are names such as api.example.org, in small letters, without a port", field="hosts"
+            )
+        if not all(_ORIGIN.fullmatch(origin) and origin == origin.lower() for origin in self.origins or ()):
+            raise ConfigError(
+                "origins are exact, such as https://app.example.org or http://localhost:3000: no path, no *",
+                field="origins",
+            )

@@ -132,8 +132,9 @@ class _Silence(Waiter):
 
     def expire(self) -> None:
         """It has been silent for long enough."""
-        self._speaking = asyncio.create_task(self._speak())
+        # Said now and not in the task: what is written until that runs comes after it.
+        self._speaking = asyncio.create_task(self._speak(self._say()))
 
-    async def _speak(self) -> None:
-        await self._sending.send({"type": "http.response.body", "body": self._say(), "more_body": True})
+    async def _speak(self, piece: bytes) -> None:
+        await self._sending.send({"type": "http.response.body", "body": piece, "more_body": True})
         self.begin()

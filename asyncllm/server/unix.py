@@ -8,7 +8,7 @@ from pathlib import Path
 
 from asyncllm.errors import ConfigError
 
-__all__ = ["listen_unix"]
+__all__ = ["forget", "listen_unix"]
 
 
 def listen_unix(path: str, backlog: int) -> socket.socket:
@@ -22,6 +22,11 @@ def listen_unix(path: str, backlog: int) -> socket.socket:
         listening.close()
         raise ConfigError(f"cannot listen on {path}: {error.strerror or error}", field="uds") from error
     return listening
+
+
+def forget(path: str) -> None:
+    """Nobody listens at `path` any more."""
+    Path(path).unlink(missing_ok=True)
 
 
 def _clear(path: str) -> None:

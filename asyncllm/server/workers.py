@@ -1,8 +1,8 @@
 """Several processes that answer at one address.
 
-The parent listens and answers nothing: it starts workers as processes of their own, which accept from its socket, starts
-another where one has died, and passes signals on. The first is started alone, so what keeps all of them from starting
-is said once. A worker ends when its parent does.
+The parent listens and answers nothing: it starts workers as processes of their own, which accept from its socket,
+starts another where one has died, and passes signals on. The first is started alone, so what keeps all of them from
+starting is said once. A worker ends when its parent does.
 """
 
 from __future__ import annotations

@@ -7,34 +7,33 @@ in a file of its own: whoever reads the database alone cannot even try keys.
 from __future__ import annotations
 
 import hmac
-import os
 import re
 import secrets
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
-from asyncllm.errors import ConfigError, StoreError
-from asyncllm.workspace.database import Db
-from asyncllm.workspace.folder import sync_folder
+from asyncllm.errors import ConfigError
+from asyncllm.workspace.database import FILE, Db
+from asyncllm.workspace.mishaps import corrupt
+from asyncllm.workspace.pepper import Pepper, digest_of
 from asyncllm.workspace.writer import Writer
 
-__all__ = ["Grants", "Key", "KeyStore", "Scope"]
+__all__ = ["Grants", "Key", "KeyStore", "Ring", "Scope", "is_written_as_key"]
 
 Scope: TypeAlias = Literal["calls", "files", "metrics", "admin"]
 """What a key opens: calls of models; files and batches; the figures of the server; everything of everybody."""
 
-_PEPPER = "pepper"
-_PEPPER_BYTES = 32
 _SECRET_BYTES = 32
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 12
 _TOKEN = re.compile(r"al_([0-9a-z]{12})_[A-Za-z0-9_-]{43}")
+_NO_DIGEST = bytes(32)
+"""What no key hashes to, as far as anybody will ever see."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}")
 _Above: TypeAlias = Annotated[int, Meta(ge=1)]
 
@@ -83,13 +82,57 @@ class Key(Struct, frozen=True, kw_only=True):
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
-class KeyStore:
-    """Makes keys, knows them again, and takes them back."""
+class _Secrets(Struct, frozen=True):
+    """The hashes of a key, and of the secret before while that lasts."""
 
-    def __init__(self, folder: Path, writer: Writer) -> None:
-        self._folder = folder
+    digest: bytes
+    old_digest: bytes | None = None
+    old_until: float | None = None
+
+
+_UNKNOWN = _Secrets(_NO_DIGEST)
+
+
+class Ring:
+    """The keys of a workspace that were not revoked at one moment, to know one by without asking the store.
+
+    It has them by their ids, and no text of any.
+    """
+
+    __slots__ = ("_keys", "_pepper", "edition")
+
+    def __init__(self, edition: int, pepper: bytes, keys: Mapping[str, tuple[Key, _Secrets]]) -> None:
+        self.edition = edition
+        """The number of the change that it was read after."""
+        self._pepper = pepper
+        self._keys = keys
+
+    def find(self, token: str, now: float) -> Key | None:
+        """The key that `token` is, if that opens anything at `now`, a Unix time.
+
+        It does the same work for any text that is written as a key.
+        """
+        written = _TOKEN.fullmatch(token)
+        if written is None:
+            return None
+        key, kept = self._keys.get(written[1], (None, _UNKNOWN))
+        digest = digest_of(token, self._pepper)
+        is_it = hmac.compare_digest(digest, kept.digest)
+        was_it = hmac.compare_digest(digest, kept.old_digest or _NO_DIGEST)
+        if was_it and kept.old_until is not None and now < kept.old_until:
+            is_it = True
+        return key if is_it and key is not None and key.is_good(now) else None
+
+
+class KeyStore:
+    """Makes keys, gives them new secrets, takes them back, and tells what there are."""
+
+    def __init__(self, folder: Path, writer: Writer, reader: Writer) -> None:
+        """`reader` is there so that who asks for keys never waits for what somebody writes."""
+        self._file = folder / FILE
         self._writer = writer
-        self._pepper = b""
+        self._reader = reader
+        self._pepper = Pepper(folder)
 
     async def add(
         self, name: str, *, tenant: str = "default", grants: Grants = Grants(), expires_at: float | None = None
@@ -108,11 +151,12 @@ class KeyStore:
         if expires_at is not None and not now < expires_at < float("inf"):
             raise ConfigError("a key expires in the future", field="expires_at")
         id_ = "".join(secrets.choice(_ALPHABET) for _ in range(_ID_LENGTH))
-        token = f"al_{id_}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+        token = _token(id_)
         key = Key(id=id_, tenant=tenant, name=name, grants=grants, created_at=now, expires_at=expires_at)
 
         def do(db: Db) -> None:
-            digest = self._digest(token)
+            has_keys = db.execute("SELECT 1 FROM api_key LIMIT 1").fetchone() is not None
+            digest = self._pepper.digest(token, make=not has_keys)
             db.execute(
                 "INSERT INTO api_key (id, tenant, name, digest, grants, created_at, expires_at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -122,30 +166,33 @@ class KeyStore:
         await self._writer.write(do)
         return key, token
 
-    async def find(self, token: str) -> Key | None:
-        """The key that `token` is, good or not any more; `None` for none. It takes as long for the one as the other."""
-        told = _TOKEN.fullmatch(token)
-        id_ = told[1] if told else ""
+    async def rotate(self, id_: str, *, overlap_s: float = 0) -> tuple[Key, str] | None:
+        """Give a key a new secret, which is returned with it. The one before opens doors for `overlap_s` seconds more.
+
+        A secret that was to end for an earlier rotation ends now. `None` if there is no key of that id. Raises
+        `ConfigError` for a key that opens nothing any more, `StoreError`.
+        """
+        if not 0 <= overlap_s < float("inf"):
+            raise ConfigError("the overlap is not below zero", field="overlap_s")
+        token = _token(id_)
 
         def do(db: Db) -> Key | None:
-            row = db.execute(f"SELECT {_COLUMNS}, digest FROM api_key WHERE id = ?", (id_,)).fetchone()
-            expected = bytes(_PEPPER_BYTES) if row is None else row[-1]
-            is_it = hmac.compare_digest(self._digest(token), expected)
-            return _key(row) if row is not None and is_it else None
-
-        return await self._writer.read(do)
-
-    async def list(self, tenant: str | None = None) -> Sequence[Key]:
-        """All keys, or those of one tenant, oldest first."""
-
-        def do(db: Db) -> Sequence[Key]:
-            rows = db.execute(
-                f"SELECT {_COLUMNS} FROM api_key WHERE ? IS NULL OR tenant = ? ORDER BY created_at, id",
-                (tenant, tenant),
+            now = time.time()
+            row = db.execute(f"SELECT {_COLUMNS} FROM api_key WHERE id = ?", (id_,)).fetchone()
+            if row is None:
+                return None
+            key = self._key(row)
+            if not key.is_good(now):
+                raise ConfigError("this key is revoked, or has expired: make another", field="id")
+            digest = self._pepper.digest(token)
+            db.execute(
+                "UPDATE api_key SET old_digest = digest, old_until = ?, digest = ? WHERE id = ?",
+                (now + overlap_s, digest, id_),
             )
-            return [_key(row) for row in rows]
+            return key
 
-        return await self._writer.read(do)
+        key = await self._writer.write(do)
+        return None if key is None else (key, token)
 
     async def revoke(self, id_: str) -> Key | None:
         """Take a key back, for good. Returns it, or `None` if there is none of that id."""
@@ -153,50 +200,61 @@ class KeyStore:
         def do(db: Db) -> Key | None:
             db.execute("UPDATE api_key SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?", (time.time(), id_))
             row = db.execute(f"SELECT {_COLUMNS} FROM api_key WHERE id = ?", (id_,)).fetchone()
-            return None if row is None else _key(row)
+            return None if row is None else self._key(row)
 
         return await self._writer.write(do)
 
-    # -- on the store's thread
+    async def list(self, tenant: str | None = None) -> Sequence[Key]:
+        """All keys, or those of one tenant, oldest first. Raises `StoreError`."""
 
-    def _digest(self, token: str) -> bytes:
-        if not self._pepper:
-            self._pepper = _read_pepper(self._folder / _PEPPER)
-        return hmac.digest(self._pepper, token.encode("utf-8", "surrogatepass"), "sha256")
+        def do(db: Db) -> Sequence[Key]:
+            rows = db.execute(
+                f"SELECT {_COLUMNS} FROM api_key WHERE ? IS NULL OR tenant = ? ORDER BY created_at, id",
+                (tenant, tenant),
+            )
+            return [self._key(row) for row in rows]
+
+        return await self._reader.read(do)
+
+    async def ring(self, known: Ring | None = None) -> Ring:
+        """The keys that are not revoked: `known` itself where nothing has changed since. Raises `StoreError`."""
+
+        def do(db: Db) -> Ring:
+            edition = db.execute("SELECT number FROM api_key_edition").fetchone()[0]
+            if known is not None and known.edition == edition:
+                return known
+            rows = db.execute(
+                f"SELECT {_COLUMNS}, digest, old_digest, old_until FROM api_key WHERE revoked_at IS NULL"
+            ).fetchall()
+            found = {row[0]: (self._key(row), _Secrets(*row[7:])) for row in rows}
+            return Ring(edition, self._pepper.read() if found else b"", found)
+
+        return await self._reader.read(do)
+
+    def _key(self, row: Sequence[Any]) -> Key:
+        id_, tenant, name, grants, created_at, expires_at, revoked_at = row[:7]
+        try:
+            granted = msgspec.json.decode(grants, type=Grants)
+        except (msgspec.DecodeError, ConfigError):
+            raise corrupt(self._file, f"what the key {id_} is good for") from None
+        return Key(
+            id=id_,
+            tenant=tenant,
+            name=name,
+            grants=granted,
+            created_at=created_at,
+            expires_at=expires_at,
+            revoked_at=revoked_at,
+        )
+
+
+def is_written_as_key(text: str) -> bool:
+    """Whether `text` has the form of a key, so that it may be one."""
+    return _TOKEN.fullmatch(text) is not None
 
 
 _COLUMNS = "id, tenant, name, grants, created_at, expires_at, revoked_at"
 
 
-def _key(row: Sequence[Any]) -> Key:
-    id_, tenant, name, grants, created_at, expires_at, revoked_at = row[:7]
-    return Key(
-        id=id_,
-        tenant=tenant,
-        name=name,
-        grants=msgspec.json.decode(grants, type=Grants),
-        created_at=created_at,
-        expires_at=expires_at,
-        revoked_at=revoked_at,
-    )
-
-
-def _read_pepper(path: Path) -> bytes:
-    """The secret of the workspace, made if there is none: whole or not at all, and the same for all who ask."""
-    if not path.exists():
-        draft = path.with_name(f"{_PEPPER}.{secrets.token_hex(8)}")
-        file = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(file, "wb") as out:
-                out.write(secrets.token_bytes(_PEPPER_BYTES))
-                out.flush()
-                os.fsync(out.fileno())
-            with suppress(FileExistsError):  # another process was faster, and its secret is the one
-                os.link(draft, path)
-        finally:
-            draft.unlink()
-        sync_folder(path.parent)
-    pepper = path.read_bytes()
-    if len(pepper) != _PEPPER_BYTES:
-        raise StoreError(f"{path}: this is not the secret that the workspace's keys were made with")
-    return pepper
+def _token(id_: str) -> str:
+    return f"al_{id_}_{secrets.token_urlsafe(_SECRET_BYTES)}"

@@ -83,6 +83,40 @@ MIGRATIONS: Final = (
         PRIMARY KEY (tenant, key, model, hour)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE api_key ADD COLUMN old_digest BLOB;  -- of the secret before this one
+    ALTER TABLE api_key ADD COLUMN old_until REAL;   -- when that opens nothing more
+    CREATE TABLE api_key_edition (
+        number INTEGER NOT NULL             -- goes up with every change of a key, whoever makes it
+    ) STRICT;
+    INSERT INTO api_key_edition VALUES (0);
+    CREATE TRIGGER api_key_added AFTER INSERT ON api_key BEGIN UPDATE api_key_edition SET number = number + 1; END;
+    CREATE TRIGGER api_key_changed AFTER UPDATE ON api_key BEGIN UPDATE api_key_edition SET number = number + 1; END;
+    CREATE TRIGGER api_key_gone AFTER DELETE ON api_key BEGIN UPDATE api_key_edition SET number = number + 1; END;
+    """,
+    """
+    CREATE TABLE tenant_file (
+        tenant TEXT NOT NULL,
+        id TEXT NOT NULL,                   -- grows with time
+        purpose TEXT NOT NULL,
+        filename TEXT NOT NULL,             -- for people
+        size INTEGER NOT NULL,              -- bytes
+        digest TEXT NOT NULL,               -- where its bytes are: SHA-256 in hex
+        created_at REAL NOT NULL,
+        expires_at REAL,
+        PRIMARY KEY (tenant, id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX tenant_file_digest ON tenant_file (tenant, digest);
+    CREATE TABLE tenant_batch (
+        tenant TEXT NOT NULL,
+        id TEXT NOT NULL,                   -- grows with time
+        is_over INTEGER NOT NULL,
+        digest TEXT NOT NULL,               -- of its input, which is kept until it is over
+        body BLOB NOT NULL,                 -- JSON of all else
+        PRIMARY KEY (tenant, id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX tenant_batch_active ON tenant_batch (is_over) WHERE NOT is_over;
+    """,
 )
 """Steps from an empty file to this version, each an SQL script. A step that has been released never changes."""
 

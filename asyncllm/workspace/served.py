@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Self
 
 from asyncllm.errors import StoreError
+from asyncllm.workspace.blobs import Blobs
 from asyncllm.workspace.database import FILE, Db, connect
 from asyncllm.workspace.folder import make_folder
 from asyncllm.workspace.keys import KeyStore
 from asyncllm.workspace.points import Points
 from asyncllm.workspace.records import MIGRATIONS
+from asyncllm.workspace.tenants import TenantStore
+from asyncllm.workspace.upkeep import Upkeep
 from asyncllm.workspace.writer import Writer
 
 __all__ = ["ServerStore"]
@@ -29,16 +32,28 @@ class ServerStore:
         self._create = create
         self._points = Points(os.environ if env is None else env)
         self._writer = Writer(self._connect, self.folder / FILE, self._points, waits=False)
-        self.keys = KeyStore(self.folder, self._writer)
+        self._reader = Writer(self._connect, self.folder / FILE, self._points, waits=False)
+        self.keys = KeyStore(self.folder, self._writer, self._reader)
+        self._blobs = Blobs(self.folder)
+        self.tenants = TenantStore(self._writer, self._blobs)
+        self.upkeep = Upkeep(self._writer, self._blobs)
 
     async def __aenter__(self) -> Self:
-        await self._writer.open()
+        try:
+            await self._writer.open()
+            await self._reader.open()
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._reader.aclose()
         await self._writer.aclose()
 
     def _connect(self) -> Db:
         if not self._create and not (self.folder / FILE).exists():
             raise StoreError(f"{self.folder}: there is no workspace here")
-        return connect(make_folder(self.folder, create=self._create), MIGRATIONS, self._points)
+        db = connect(make_folder(self.folder, create=self._create), MIGRATIONS, self._points)
+        self._blobs.prepare()
+        return db

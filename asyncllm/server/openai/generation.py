@@ -36,8 +36,9 @@ class Chats(Generation):
         """See `Generation`."""
         return read_chat_request(body)
 
-    def reply(self, response: Response, request_id: str, model: str) -> dict[str, Any]:
+    def reply(self, body: bytes, response: Response, request_id: str, model: str) -> dict[str, Any]:
         """See `Generation`."""
+        del body
         return write_chat_reply(response, id_=f"chatcmpl-{request_id}", model=model, created=int(time.time()))
 
     def writer(self, body: bytes, request_id: str, model: str) -> ChunkWriter:
@@ -52,8 +53,9 @@ class Completions(Generation):
         """See `Generation`."""
         return read_completion_request(body)
 
-    def reply(self, response: Response, request_id: str, model: str) -> dict[str, Any]:
+    def reply(self, body: bytes, response: Response, request_id: str, model: str) -> dict[str, Any]:
         """See `Generation`."""
+        del body
         return write_completion_reply(response, id_=f"cmpl-{request_id}", model=model, created=int(time.time()))
 
     def writer(self, body: bytes, request_id: str, model: str) -> ChunkWriter:

@@ -1,0 +1,1 @@
+"""`asyncllm keys`: the keys that a server gives out."""

@@ -1,0 +1,188 @@
+"""`/v1/batches`: many calls from a file, for whoever can wait."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from asyncllm.errors import ConflictError, InvalidRequestError
+from asyncllm.server.batches.rows import ENDPOINTS
+from asyncllm.server.bodies import read_body
+from asyncllm.server.incoming import Incoming
+from asyncllm.server.openai.files import listed, seconds_after
+from asyncllm.server.replies import send_json
+from asyncllm.server.stored import BATCH, Stored, missing, page_of
+from asyncllm.workspace.tenants import STATUSES_OVER, StoredBatch, is_id, new_id
+
+__all__ = ["Batch", "BatchCancellation", "Batches", "NewBatches"]
+
+_WINDOW = re.compile(r"([1-9][0-9]{0,2})([hd])")
+_HOURS = {"h": 1, "d": 24}
+_MAX_HOURS = 30 * 24
+
+
+class _ExpiresAfter(Struct):
+    anchor: str
+    seconds: int
+
+
+class _Asked(Struct):
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    metadata: (
+        Annotated[dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)]
+        | None
+    ) = None
+    output_expires_after: _ExpiresAfter | None = None
+
+
+_asked = msgspec.json.Decoder(_Asked)
+
+
+class NewBatches(Stored):
+    """`POST /v1/batches`."""
+
+    async def answer(self, incoming: Incoming) -> None:
+        """See `Endpoint`."""
+        store, settings, caller = self.store, self.service.settings, incoming.caller
+        asked = _read(await read_body(incoming, settings))
+        kept = asked.output_expires_after
+        kept_s = None if kept is None else seconds_after(kept.anchor, str(kept.seconds))
+        window_s = _seconds(asked.completion_window)
+        file = await self.file_of(incoming, asked.input_file_id, "input_file_id")
+        if file.purpose != "batch":
+            raise InvalidRequestError('the purpose of the input is "batch"', field="input_file_id")
+        now = time.time()
+        batch = StoredBatch(
+            tenant=caller.tenant,
+            id=new_id(BATCH),
+            key=caller.key_id,
+            endpoint=asked.endpoint,
+            input_file=file.id,
+            digest=file.digest,
+            size=file.size,
+            window=asked.completion_window,
+            metadata=asked.metadata,
+            output_expires_s=kept_s,
+            created_at=now,
+            expires_at=now + window_s,
+        )
+        await store.tenants.add_batch(batch, max_active=settings.max_active_batches)
+        self.work.wake()
+        await send_json(incoming.send, _written(batch))
+
+
+class Batches(Stored):
+    """`GET /v1/batches`."""
+
+    async def answer(self, incoming: Incoming) -> None:
+        """See `Endpoint`."""
+        page = page_of(incoming, BATCH, most=100, usual=20)
+        found = await self.store.tenants.batches(incoming.caller.tenant, after=page.after, count=page.count + 1)
+        self.work.start()
+        await send_json(incoming.send, listed([_written(batch) for batch in found], page.count))
+
+
+class Batch(Stored):
+    """`GET /v1/batches/{id}`."""
+
+    async def answer(self, incoming: Incoming) -> None:
+        """See `Endpoint`."""
+        id_ = incoming.scope["path_params"]["id"]
+        batch = await self.store.tenants.batch(incoming.caller.tenant, id_) if is_id(BATCH, id_) else None
+        if batch is None:
+            raise missing("batch", id_)
+        self.work.start()
+        await send_json(incoming.send, _written(batch))
+
+
+class BatchCancellation(Stored):
+    """`POST /v1/batches/{id}/cancel`."""
+
+    async def answer(self, incoming: Incoming) -> None:
+        """See `Endpoint`."""
+        id_ = incoming.scope["path_params"]["id"]
+        batch = None
+        if is_id(BATCH, id_):
+            batch = await self.store.tenants.change_batch(incoming.caller.tenant, id_, _cancelled)
+        if batch is None:
+            raise missing("batch", id_)
+        if batch.state.status not in ("cancelling", "cancelled"):
+            raise ConflictError(f"this batch is {batch.state.status}: there is nothing to cancel", status=409)
+        self.work.wake()
+        await send_json(incoming.send, _written(batch))
+
+
+def _cancelled(batch: StoredBatch) -> StoredBatch | None:
+    return batch.having("cancelling") if batch.state.status in ("validating", "in_progress") else None
+
+
+def _read(body: bytes) -> _Asked:
+    try:
+        asked = _asked.decode(body)
+    except msgspec.ValidationError as error:
+        reason, _, place = str(error).partition(" - at `$.")
+        field = re.split(r"[.\[`]", place)[0] if place else re.sub(r".*`(\w+)`.*", r"\1", reason)
+        raise InvalidRequestError(f"{field}: {reason}", field=field) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequestError("the body is not JSON", field="body") from None
+    if asked.endpoint not in ENDPOINTS.values():
+        raise InvalidRequestError(f"endpoint is one of {', '.join(ENDPOINTS.values())}", field="endpoint")
+    return asked
+
+
+def _seconds(window: str) -> float:
+    told = _WINDOW.fullmatch(window)
+    hours = int(told[1]) * _HOURS[told[2]] if told else 0
+    if not 1 <= hours <= _MAX_HOURS:
+        raise InvalidRequestError("completion_window is 24h, or from 1h to 30d", field="completion_window")
+    return hours * 3600.0
+
+
+def _written(batch: StoredBatch) -> dict[str, Any]:
+    state = batch.state
+    times = {f"{status}_at": int(at) for status, at in state.at.items()}
+    faults = None
+    if state.faults:
+        data = [{"param": None, "line": None, **msgspec.to_builtins(fault)} for fault in state.faults]
+        faults = {"object": "list", "data": data}
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "errors": faults,
+        "input_file_id": batch.input_file,
+        "completion_window": batch.window,
+        "status": state.status,
+        "output_file_id": state.output_file,
+        "error_file_id": state.error_file,
+        "created_at": int(batch.created_at),
+        "expires_at": int(batch.expires_at),
+        **dict.fromkeys(_TIMES),
+        **times,
+        "request_counts": {"total": state.total, "completed": state.done, "failed": state.failed},
+        **_used(state.usage),
+        "metadata": batch.metadata,
+    }
+
+
+_TIMES = [f"{status}_at" for status in ("in_progress", "finalizing", "cancelling", *sorted(STATUSES_OVER))]
+
+
+def _used(usage: Mapping[str, int] | None) -> dict[str, Any]:
+    if usage is None:
+        return {}
+    told = {
+        "input_tokens": usage["input_tokens"],
+        "input_tokens_details": {"cached_tokens": usage["cached_tokens"]},
+        "output_tokens": usage["output_tokens"],
+        "output_tokens_details": {"reasoning_tokens": usage["reasoning_tokens"]},
+        "total_tokens": usage["input_tokens"] + usage["output_tokens"],
+    }
+    return {"usage": told}
