@@ -27,7 +27,7 @@ def run_workers(args: Namespace) -> int:
         raise ConfigError("--workers is at least 1", field="--workers")
     status, ended_by = asyncio.run(_run(args))
     if ended_by is not None:
-        signal.raise_signal(ended_by)
+        args.signals.terminated = ended_by == signal.SIGTERM
         raise KeyboardInterrupt
     return status
 
@@ -43,7 +43,9 @@ async def _run(args: Namespace) -> tuple[int, int | None]:
 
     def check() -> None:
         client, settings = renew()
-        Served(client, settings.models)
+        names = Served(client, settings.models).names()
+        if not args.quiet:
+            note(f"the workers are told to serve {', '.join(names)} from now on")
 
     client, settings = asked_for(args)
     async with client, AsyncExitStack() as opened:

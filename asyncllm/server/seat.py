@@ -12,7 +12,7 @@ from typing import Self
 
 from asyncllm.errors import ConfigError
 
-__all__ = ["VARIABLE", "Seat"]
+__all__ = ["Seat", "VARIABLE"]
 
 VARIABLE = "ASYNCLLM_WORKER"
 """Where a worker finds the numbers of its two sockets."""

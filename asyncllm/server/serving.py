@@ -20,8 +20,8 @@ from asyncllm.workspace.served import ServerStore
 __all__ = ["address_of", "listen", "serve"]
 
 _BACKLOG = 2048
-_BACKLOG_OF_WORKERS = 4
-"""Of connections that come at once, no worker takes more before the others have had a turn."""
+_BACKLOG_OF_WORKERS = 1
+"""Of connections that come at once, a worker takes one a turn, and leaves the others theirs."""
 _DRAIN_S = 30
 _KEEP_ALIVE_S = 5
 

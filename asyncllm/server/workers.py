@@ -114,17 +114,21 @@ class Crew:
     async def _keep(self, worker: _Worker | None) -> None:
         """See to it that there is a worker, `worker` at first."""
         while True:
-            if worker is None:
-                worker = await self._start()
-            await worker.ready()
-            status = await worker.ended()
-            worker.leave()
-            self._workers.discard(worker)
-            self._deaths = 0 if worker.is_well else self._deaths + 1
+            try:
+                if worker is None:
+                    worker = await self._start()
+                await worker.ready()
+                how = f"has ended with status {await worker.ended()}"
+            except OSError as error:
+                how = f"could not be started: {error.strerror}"
+            self._deaths = 0 if worker is not None and worker.is_well else self._deaths + 1
+            if worker is not None:
+                worker.leave()
+                self._workers.discard(worker)
+                worker = None
             if self._deaths >= _QUICK_DEATHS and not any(one.is_well for one in self._workers):
                 raise _GivenUp
-            _log.warning("a worker has ended with status %d; another one starts", status)
-            worker = None
+            _log.warning("a worker %s; another one starts", how)
             if self._deaths > 1:
                 await asyncio.sleep(min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** (self._deaths - 2)))
 
