@@ -14,7 +14,7 @@ PRICES ?= genai-prices==0.2.3
 # The build for processors is found under that name, and without what would break it, among wheels that we write.
 STUBS := $(if $(findstring +cpu,$(VLLM)),build/stubs)
 
-.PHONY: demo test test-slow check fix bench prices clean help
+.PHONY: demo test test-slow check fix bench prices browser clean help
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,10 +22,10 @@ help:  ## Show this list
 demo: $(VENV)/.demo  ## Install what a chat needs, and chat with the small local model
 	$(BIN)/asyncllm chat --max-tokens 60 "What is the capital of France? Answer in one sentence."
 
-test: check $(VENV)/.test  ## Lint, type-check and run the whole test suite
+test: check $(VENV)/.test browser  ## Lint, type-check and run the whole test suite
 	$(BIN)/python -m pytest -q
 
-test-slow: $(VENV)/.test  ## Run the long form of the proofs (some minutes), and print what they measure
+test-slow: $(VENV)/.test browser  ## Run the long form of the proofs (some minutes), and print what they measure
 	$(BIN)/python -m pytest -q -s -m slow
 
 check: $(VENV)/.test  ## Lint and type-check
@@ -57,6 +57,14 @@ prices: $(VENV)/.test  ## Renew the data of the price library, from the release 
 
 clean:  ## Remove what the targets above have made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache
+
+# For the tests of the server's page. It comes with the system's packages, which only root can add.
+browser:
+	@if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    echo "installing chromium, for the tests of the server's page" && apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium >/dev/null; \
+	else echo "the tests of the server's page will fail: install chromium, which needs root" >&2; fi
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from asyncllm.backend import AnyRequest
 from asyncllm.types import Message, Request, TextPart
 
-__all__ = ["estimated_input", "estimated_tokens"]
+__all__ = ["estimated_input", "estimated_message", "estimated_tokens"]
 
 _CHARACTERS = 4
 _PART = 1000
@@ -33,10 +33,11 @@ def estimated_input(request: AnyRequest) -> int:
         return len(request.prompt)
     if isinstance(request.prompt, str):
         return max(1, len(request.prompt) // _CHARACTERS)
-    return max(1, sum(_message_tokens(message) for message in request.messages))
+    return max(1, sum(estimated_message(message) for message in request.messages))
 
 
-def _message_tokens(message: Message) -> int:
+def estimated_message(message: Message) -> int:
+    """Tokens of one message, what it was thought of before it left out."""
     calls = sum((len(call.name) + len(call.arguments)) // _CHARACTERS + 1 for call in message.tool_calls)
     if isinstance(message.content, str):
         return calls + len(message.content) // _CHARACTERS + 1

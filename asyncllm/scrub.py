@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-__all__ = ["scrub"]
+__all__ = ["redact", "scrub"]
 
 _TEXT_LIMIT = 500
 _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")  # a terminal or a log would obey them
 _ECHO_WHOLE = 4  # characters from which a text of the prompt is blanked out where it stands whole
 _ECHO_LENGTH = 12  # characters in a row that a server text may share with the prompt by chance
+_SECRET = re.compile(
+    r"""
+    \b(?:sk[-_]|al_|gsk_|hf_|xai-)[A-Za-z0-9_*.-]{6,}  # keys, also where all but their ends is starred out
+    | \bAKIA[0-9A-Z]{8,} | \beyJ[A-Za-z0-9_-]{8,}[A-Za-z0-9_.-]*
+    | \b(?i:(?:proxy-)?authorization|(?:x-)?(?:goog-)?api-key|set-cookie|cookie)["']?\s*[:=]\s*["']?
+      (?i:(?:bearer|basic)\s+)?[^\s"',;]+
+    | \b(?i:bearer|basic)\s+(?=\S*[0-9=*])[^\s"',;]+
+    | \b[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>]+  # addresses say where calls go, and may hold a key
+    | \b(?:(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?::[0-9]+)?|localhost:[0-9]+)\b
+    """,
+    re.VERBOSE,
+)
+
+
+def redact(message: str) -> str:
+    """`message` without what is written like a key, a header that has one, or an address, whoever they are of."""
+    return _SECRET.sub("***", message)
 
 
 def scrub(message: str, private_texts: Iterable[str], secrets: Iterable[str]) -> str:

@@ -9,14 +9,17 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from asyncllm import Client
 from asyncllm.server import ServerSettings
 from asyncllm.server.app import application_of
+from asyncllm.server.connections import Gate
+from asyncllm.server.protocol import protocol_of
 from asyncllm.server.service import Service
 from asyncllm.workspace.served import ServerStore
 
-__all__ = ["served", "server_of"]
+__all__ = ["listening", "served", "server_of"]
 
 
 class _Server(uvicorn.Server):
@@ -29,21 +32,32 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def served(client: Client, *, store: ServerStore | None = None, **settings: Any) -> AsyncGenerator[str]:
     """The address of a server that answers with `client`."""
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    service = Service(client, ServerSettings(**settings), store)
-    config = uvicorn.Config(application_of(service), log_config=None, lifespan="off", ws="none")
+    known = ServerSettings(**settings)
+    service = Service(client, known, store)
+    async with service, listening(application_of(service), known) as url:
+        yield url
+
+
+@asynccontextmanager
+async def listening(application: ASGIApp, settings: ServerSettings = ServerSettings()) -> AsyncGenerator[str]:
+    """The same of any application."""
+    door = socket.socket()
+    door.bind(("127.0.0.1", 0))
+    gate = Gate(settings)
+    config = uvicorn.Config(
+        application, http=protocol_of(gate), log_config=None, access_log=False, lifespan="off", ws="none"
+    )
     server = _Server(config)
-    async with service:
-        running = asyncio.create_task(server.serve([listening]))
-        try:
-            while not server.started:  # noqa: ASYNC110  # uvicorn tells nobody
-                await asyncio.sleep(0.005)
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = server.force_exit = True
-            await running
-            listening.close()
+    running = asyncio.create_task(server.serve([door]))
+    try:
+        while not server.started:  # noqa: ASYNC110  # uvicorn tells nobody
+            await asyncio.sleep(0.005)
+        yield f"http://127.0.0.1:{door.getsockname()[1]}"
+    finally:
+        server.should_exit = server.force_exit = True
+        await running
+        gate.close()
+        door.close()
 
 
 @asynccontextmanager

@@ -42,13 +42,13 @@ class Sinks:
                 self.found.add(f"{name} in {place}: {text[max(0, at - 100) : at + 20]!r}")
 
     @contextmanager
-    def listening(self, loop: asyncio.AbstractEventLoop) -> Generator[None]:
+    def listening(self, loop: asyncio.AbstractEventLoop, level: int = 1) -> Generator[None]:
         """Search all that is logged, warned of and reported while the block lasts, with asyncio in debug mode."""
         handler = _Handler(self)
         root = logging.getLogger()
-        level, threshold, debug = root.level, loop.slow_callback_duration, loop.get_debug()
+        before, threshold, debug = root.level, loop.slow_callback_duration, loop.get_debug()
         root.addHandler(handler)
-        root.setLevel(1)
+        root.setLevel(level)
         loop.set_debug(True)
         loop.slow_callback_duration = 0  # every step is slow, and is logged with all that it runs
         loop.set_exception_handler(lambda _, context: self.search("a report of asyncio", repr(context)))
@@ -58,7 +58,7 @@ class Sinks:
                 yield
         finally:
             root.removeHandler(handler)
-            root.setLevel(level)
+            root.setLevel(before)
             loop.set_debug(debug)
             loop.slow_callback_duration = threshold
             loop.set_exception_handler(None)

@@ -109,6 +109,37 @@ async def test_other_machines_are_not_let_in(tmp_path: Path) -> None:
     assert "asyncllm keys add" in await refused("-m", "echo:x", "--host", "0.0.0.0", folder=tmp_path)
 
 
+async def test_a_key_of_the_store_beside_it_is_asked_for_where_that_is_asked_for(tmp_path: Path) -> None:
+    add = [sys.executable, "-m", "asyncllm", "keys", "add", "phone", "--model", "echo:x"]
+    made = await asyncio.to_thread(subprocess.run, add, cwd=tmp_path, capture_output=True, check=True)
+    key = made.stdout.decode().strip()
+    arguments = ("-m", "echo:x", "--port", "0", "--require-keys", "--allow-host", "api.example.org")
+    async with serving(*arguments, folder=tmp_path) as (process, url), aiohttp.ClientSession() as http:
+        own = {"x-api-key": key}
+        tried: tuple[dict[str, str], ...] = (
+            {},
+            own,
+            {**own, "Host": "api.example.org"},
+            {**own, "Host": "evil"},
+            {**own, "Origin": "http://evil"},
+        )
+        seen: list[int] = []
+        for headers in tried:
+            async with http.get(f"{url}/models", headers=headers) as reply:
+                seen.append(reply.status)
+        process.send_signal(signal.SIGINT)
+        await process.wait()
+        assert process.stderr is not None
+        assert key not in (await process.stderr.read()).decode()
+
+    assert seen == [401, 200, 200, 421, 403]
+
+
+async def test_a_server_that_needs_keys_makes_no_store_to_find_none_in(tmp_path: Path) -> None:
+    assert "keys add" in await refused("-m", "echo:x", "--require-keys", "--store", "new", folder=tmp_path)
+    assert not any(tmp_path.iterdir())  # noqa: ASYNC240  # an empty folder
+
+
 async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -169,20 +169,6 @@ async def test_nothing_is_fetched_for_a_request(part: dict[str, Any]) -> None:
     assert not upstream.asked
 
 
-async def test_addresses_are_passed_on_where_that_is_allowed_and_files_of_this_machine_never() -> None:
-    body = b'{"choices": [{"index": 0, "message": {"content": "{}"}, "finish_reason": "stop"}]}'
-    async with behind(Status(body=body), fetch_urls=True) as (url, upstream, _), aiohttp.ClientSession() as http:
-        seen: list[int] = []
-        for address in ("https://example.org/cat.png", "file:///etc/passwd"):
-            part = {"type": "image_url", "image_url": {"url": address}}
-            asked = {"messages": [{"role": "user", "content": [part]}]}
-            async with http.post(f"{url}/v1/chat/completions", json=asked) as reply:
-                seen.append(reply.status)
-
-    assert seen == [200, 400]
-    assert len(upstream.asked) == 1
-
-
 async def test_fields_that_nobody_knows_are_ignored() -> None:
     body = {"messages": ASKED, "surprise": {"deep": [1]}, "base_url": "http://elsewhere", "api_key": "k"}
     async with server_of("echo:x") as url, aiohttp.ClientSession() as http:

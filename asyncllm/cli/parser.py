@@ -48,6 +48,7 @@ def make_parser() -> ArgumentParser:
     _add_jobs(add)
     _add_serve(add)
     add_keys(add, _add)
+    _add_usage(add)
     _add_mock_server(add)
     return parser
 
@@ -184,6 +185,26 @@ on stderr, and what was there stays.""",
         help="web pages that may ask, such as https://app.example.org (default: none of elsewhere); repeatable",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no lines about the command itself, errors aside")
+
+
+def _add_usage(add: _AddParser) -> None:
+    parser = _add(
+        add,
+        "usage",
+        "usage",
+        "say what the calls of a server took",
+        """\
+Add up what calls took, as `asyncllm serve` has written it into its store: requests, those of them that failed, tokens,
+US dollars, and the requests whose price nobody knows. A moment is a day such as 2026-11-22, a time, or a Unix time, in
+UTC, and what is told is by the hour.""",
+    )
+    add_store(parser.add_argument, "folder of the server's store")
+    parser.add_argument("--since", metavar="TIME", help="the first hour (default: all there is)")
+    parser.add_argument("--until", metavar="TIME", help="the end, that hour not included (default: now)")
+    parser.add_argument("--by", choices=("key", "tenant", "model", "day"), default="key", help="(default: key)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--csv", action="store_true", help="print CSV")
 
 
 def _add_mock_server(add: _AddParser) -> None:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run_workers"]
 
-_BACKLOG = 2048
-
 
 def run_workers(args: Namespace) -> int:
     """Keep workers until Ctrl-C or SIGTERM; see `serve.run`."""
@@ -36,7 +34,7 @@ async def _run(args: Namespace) -> tuple[int, int | None]:
     from asyncllm.server.exposure import guarded
     from asyncllm.server.models import Served
     from asyncllm.server.serving import address_of, listen
-    from asyncllm.server.unix import forget, listen_unix
+    from asyncllm.server.unix import leave_unix
     from asyncllm.server.workers import Crew
 
     renew = renewer(args)
@@ -55,7 +53,7 @@ async def _run(args: Namespace) -> tuple[int, int | None]:
         await guarded(settings, store, args.host if args.uds is None else None)
         names = list(Served(client, settings.models).names())
         _warn(client, settings, args)
-    listening = listen(args.host, args.port) if args.uds is None else listen_unix(args.uds, _BACKLOG)
+    listening = listen(args.host, args.port, args.uds)
     address = address_of(listening, args.uds)
 
     def tell() -> None:
@@ -71,7 +69,7 @@ async def _run(args: Namespace) -> tuple[int, int | None]:
     finally:
         listening.close()
         if args.uds is not None:
-            forget(args.uds)
+            leave_unix(args.uds)
     return status, crew.signal
 
 

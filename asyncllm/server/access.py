@@ -25,11 +25,11 @@ class Access:
         self._keys = keys
         self._is_needed = is_needed
 
-    async def identify(self, scope: Asgi, needed: Scope) -> Caller:
+    async def identify(self, scope: Asgi, needed: Scope | None) -> Caller:
         """Who asks.
 
-        Raises `AuthenticationError`, `PermissionDeniedError` where the key is not for `needed`, `BadRequestError` for
-        two different keys, and `InternalServerError` where the store of keys does not tell.
+        Raises `AuthenticationError`, `PermissionDeniedError` where the key is not for `needed`, if anything is,
+        `BadRequestError` for two different keys, and `InternalServerError` where the store of keys does not tell.
         """
         tokens = _tokens(scope)
         if not self._is_needed and not any(token.startswith(_MARK) for token in tokens):
@@ -45,7 +45,7 @@ class Access:
         key = await self._keys.find(tokens.pop()) if self._keys is not None else None
         if key is None:
             raise AuthenticationError("this key is not known here, or not any more", status=401, code="invalid_api_key")
-        if needed not in key.grants.scopes and "admin" not in key.grants.scopes:
+        if needed is not None and needed not in key.grants.scopes and "admin" not in key.grants.scopes:
             raise PermissionDeniedError(f"this key is not for {needed}", status=403, code="scope")
         return Caller(tenant=key.tenant, key=key)
 

@@ -13,16 +13,20 @@ from asyncllm.dialect.faults import write_error
 from asyncllm.errors import APIStatusError
 from asyncllm.server.anthropic.messages import CountTokens, Messages
 from asyncllm.server.endpoint import Endpoint
-from asyncllm.server.gate import gate_of
+from asyncllm.server.live import Live
+from asyncllm.server.metrics import Metrics
 from asyncllm.server.openai.batches import Batch, BatchCancellation, Batches, NewBatches
 from asyncllm.server.openai.embeddings import Embeddings
 from asyncllm.server.openai.files import File, FileContent, FileRemoval, Files, Uploads
 from asyncllm.server.openai.generation import Chats, Completions
 from asyncllm.server.openai.health import Health, Ready, Version
 from asyncllm.server.openai.models import Model, Models
+from asyncllm.server.origins import gate_of
+from asyncllm.server.page import Page
 from asyncllm.server.responses.route import Responses
 from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
+from asyncllm.server.usage import Usage
 from asyncllm.workspace.served import ServerStore
 
 __all__ = ["app", "application_of"]
@@ -48,6 +52,11 @@ _ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
     ("GET", "/health", Health),
     ("GET", "/ready", Ready),
     ("GET", "/version", Version),
+    ("GET", "/server/live", Live),
+    ("GET", "/", Page),
+    ("GET", "/page/{name}", Page),
+    ("GET", "/metrics", Metrics),
+    ("GET", "/server/usage", Usage),
 )
 
 
@@ -67,7 +76,7 @@ def app(client: Client, settings: ServerSettings = ServerSettings(), *, store: S
 def application_of(service: Service) -> Starlette:
     """The same of a service that is there already, which can have its client replaced while it answers."""
     return Starlette(
-        routes=[Route(path, endpoint(service), methods=[method]) for method, path, endpoint in _ROUTES],
+        routes=[Route(path, endpoint(service, path), methods=[method]) for method, path, endpoint in _ROUTES],
         middleware=gate_of(service.settings),
         exception_handlers={HTTPException: _without_route},
     )

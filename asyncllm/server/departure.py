@@ -8,11 +8,15 @@ from typing import Self
 
 from starlette.types import Receive
 
-__all__ = ["ClientGone", "Watched"]
+__all__ = ["ClientGone", "SlowReader", "Watched"]
 
 
 class ClientGone(Exception):  # noqa: N818  # no error: nobody is left to be told
     """The client has gone, and nobody waits for an answer."""
+
+
+class SlowReader(ClientGone):
+    """The client took nothing for too long, and was cut off."""
 
 
 class Watched:
@@ -27,7 +31,7 @@ class Watched:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._is_gone = False
+        self._gone: type[ClientGone] | None = None
         self._is_over = False
 
     async def __aenter__(self) -> Self:
@@ -43,13 +47,13 @@ class Watched:
     ) -> None:
         self._is_over = True
         self._watcher.cancel()
-        if self._is_gone and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise ClientGone from error
+        if self._gone and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise self._gone from error
 
-    def end(self) -> None:
-        """The client is as good as gone: end the work of the block."""
+    def end(self, gone: type[ClientGone] = ClientGone) -> None:
+        """The client is as good as gone: end the work of the block, which raises `gone`."""
         if not self._is_over:
-            self._is_gone = self._is_over = True
+            self._gone, self._is_over = gone, True
             self._task.cancel()
 
     async def _watch(self) -> None:

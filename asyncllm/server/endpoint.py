@@ -14,11 +14,13 @@ from starlette.types import Scope as Asgi
 
 from asyncllm.calls import Model
 from asyncllm.dialect.faults import write_error
-from asyncllm.errors import AsyncLLMError, InternalServerError
+from asyncllm.errors import AsyncLLMError, InternalServerError, StoreError
 from asyncllm.server.admission import Ticket
-from asyncllm.server.departure import ClientGone
+from asyncllm.server.departure import ClientGone, SlowReader
 from asyncllm.server.incoming import Caller, Incoming, header_of
-from asyncllm.server.replies import http_status, retry_headers, send_json, told_of
+from asyncllm.server.quota import Rates
+from asyncllm.server.rates import Headers, openai_headers
+from asyncllm.server.replies import closing_headers, http_status, retry_headers, send_json, told_of
 from asyncllm.server.service import Service
 from asyncllm.workspace.keys import Scope
 
@@ -35,9 +37,13 @@ class Endpoint(ABC):
     """Where a reply has the id of its request."""
     needs: ClassVar[Scope | None] = "calls"
     """What a key has to be for; `None` where anybody may ask."""
+    takes_any_key: ClassVar[bool] = False
+    """Whether it has to be for nothing in particular."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, path: str = "") -> None:
         self.service = service
+        self.path = path
+        """As the table of routes has it, which is how figures name it."""
 
     async def __call__(self, scope: Asgi, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -49,32 +55,45 @@ class Endpoint(ABC):
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
-                message["headers"] = [*message["headers"], (self.id_header, id_)]
+                message["headers"] = [*message["headers"], (self.id_header, id_), *self._more_headers(incoming)]
+                self.service.figures.answered(self.path, incoming.model, message["status"])
             await send(message)
 
         request_id = id_.decode()
+        incoming = Incoming(scope, receive, told, request_id, Caller())
         caller: Caller | None = None
         try:
-            caller = Caller() if self.needs is None else await self.service.access.identify(scope, self.needs)
+            if self.needs is not None:
+                needed = None if self.takes_any_key else self.needs
+                incoming.caller = await self.service.access.identify(scope, needed)
+            caller = incoming.caller
             with self.service.upstream.held():
-                await self.answer(Incoming(scope, receive, told, request_id, caller))
-        except ClientGone:
-            return
+                await self.answer(incoming)
+        except ClientGone as gone:
+            is_slow = isinstance(gone, SlowReader)
+            self.service.figures.add("asyncllm_slow_readers_total" if is_slow else "asyncllm_clients_gone_total")
         except Exception as error:
             if has_begun or not isinstance(error, AsyncLLMError):
-                # Its text may hold what was asked, and where the server keeps its files.
-                _log.error("a request of %s failed by a %s", scope["path"], type(error).__name__)
+                # Its text may hold what was asked, and where the server keeps its files, and a path what is in it.
+                _log.error("a request of %s failed by a %s", type(self).__name__, type(error).__name__)
             if has_begun:
                 return  # a reply that is not completed is cut off; raised, its error would be logged, text and all
             known = _unexpected() if not isinstance(error, AsyncLLMError) else error
+            if isinstance(known, StoreError):
+                _log.error("a request of %s failed: %s", scope["path"], known.message)
             if caller is not None:  # or else it is the server itself that refuses
                 known = told_of(known)
-            await send_json(told, self.fault(known, request_id), http_status(known), retry_headers(known))
+            headers = retry_headers(known) | closing_headers(known)
+            await send_json(told, self.fault(known, request_id), http_status(known), headers)
 
     def fault(self, error: AsyncLLMError, request_id: str) -> dict[str, Any]:
         """The body of an error reply: OpenAI's."""
         del request_id
         return write_error(error)
+
+    def rate_headers(self, rates: Rates) -> Headers:
+        """What a reply tells of the minute of a key: OpenAI's."""
+        return openai_headers(rates)
 
     def find(self, incoming: Incoming, name: str) -> tuple[str, Model]:
         """The model that a request means, by the name it used, and what the client calls it.
@@ -82,11 +101,18 @@ class Endpoint(ABC):
         Raises `NotFoundError`, which says what there is for this caller.
         """
         key = incoming.caller.key
-        return self.service.upstream.served.find(name, None if key is None else key.grants.models)
+        name, model = self.service.upstream.served.find(name, None if key is None else key.grants.models)
+        incoming.model = name
+        return name, model
 
-    def admit(self, incoming: Incoming, model: str, tokens: int) -> AbstractAsyncContextManager[Ticket]:
+    def admit(
+        self, incoming: Incoming, model: str, tokens: int, input_tokens: int | None = None
+    ) -> AbstractAsyncContextManager[Ticket]:
         """See `Admission.admit`."""
-        return self.service.admission.admit(incoming, model, tokens)
+        return self.service.admission.admit(incoming, model, tokens, input_tokens)
+
+    def _more_headers(self, incoming: Incoming) -> Headers:
+        return [] if incoming.rates is None else self.rate_headers(incoming.rates)
 
     @abstractmethod
     async def answer(self, incoming: Incoming) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from asyncllm.errors import AsyncLLMError, InvalidRequestError
-from asyncllm.estimate import estimated_tokens
+from asyncllm.estimate import estimated_input, estimated_tokens
 from asyncllm.events import Event
 from asyncllm.server.admission import Ticket
 from asyncllm.server.bodies import read_body
@@ -58,15 +58,19 @@ class Generation(Endpoint):
         name, model = self.find(incoming, asked.model)
         # Any other field that no noun has a place for is ignored, as the APIs' own servers ignore it.
         extra = {field: asked.extra[field] for field in settings.passed_fields & asked.extra.keys()}
-        call = self.service.upstream.client.ask(msgspec.structs.replace(asked, model="", extra=extra), model=model)
+        asked = msgspec.structs.replace(asked, model="", extra=extra)
+        client = self.service.upstream.client
         if asked.stream:
             writer = self.writer(body, incoming.id, name)
-            async with self.admit(incoming, name, estimated_tokens(asked)) as ticket:
+            async with self.admit(incoming, name, estimated_tokens(asked), estimated_input(asked)) as ticket:
+                call = client.ask(await self._complete(incoming, asked), model=model)
                 await self._stream(incoming, call, writer, ticket)
             return
-        async with self.admit(incoming, name, estimated_tokens(asked)) as ticket:
+        async with self.admit(incoming, name, estimated_tokens(asked), estimated_input(asked)) as ticket:
+            call = client.ask(await self._complete(incoming, asked), model=model)
             async with Watched(incoming.receive):
                 response = await call.whole()
+            ticket.begin()
             ticket.count(response)
         # The names are the server's: which model and which call of whose stand behind them is not told.
         known = msgspec.structs.replace(response, request_id=None, model=None)
@@ -84,13 +88,21 @@ class Generation(Endpoint):
     def writer(self, body: bytes, request_id: str, model: str) -> Writer:
         """Who writes the streamed answer. Raises `InvalidRequestError`."""
 
+    async def _complete(self, incoming: Incoming, asked: Request) -> Request:
+        """What is asked, with all that it names by an address."""
+        if not self.service.settings.fetch_urls:
+            return asked
+        async with Watched(incoming.receive):
+            return await self.service.pictures.fetch(asked)
+
     async def _stream(self, incoming: Incoming, call: Stream, writer: Writer, ticket: Ticket) -> None:
         settings = self.service.settings
         async with AsyncExitStack() as opened:
             async with Watched(incoming.receive):
                 await opened.enter_async_context(call)  # from then on its first event is there
+            ticket.begin()
             reply = EventStream(
-                _pieces(call, writer),
+                _pieces(call, writer, ticket),
                 dog=self.service.dog,
                 send_timeout_s=settings.send_timeout_s,
                 keep_alive_s=settings.keep_alive_s,
@@ -115,20 +127,20 @@ def check_asked(asked: Request, settings: ServerSettings) -> None:
 
 def check_part(part: ContentPart, field: str, settings: ServerSettings) -> None:
     """Raise `InvalidRequestError` for a part, at `field`, that has something fetched or names what is not there."""
-    if isinstance(part, ImagePart) and isinstance(part.url, str) and not part.url.startswith("data:"):
-        if not settings.fetch_urls:
-            raise InvalidRequestError("addresses are not fetched here: send the picture as a data: URL", field=field)
-        if not part.url.lower().startswith(("http://", "https://")):
-            raise InvalidRequestError("the address of a picture begins with http:// or https://", field=field)
+    is_address = isinstance(part, ImagePart) and isinstance(part.url, str) and not part.url.startswith("data:")
+    if is_address and not settings.fetch_urls:
+        raise InvalidRequestError("addresses are not fetched here: send the picture as a data: URL", field=field)
     if isinstance(part, FilePart) and isinstance(part.file_id, str):
         raise InvalidRequestError("there are no files here to name by their ids: send the file itself", field=field)
 
 
-async def _pieces(call: Stream, writer: Writer) -> AsyncIterator[bytes]:
+async def _pieces(call: Stream, writer: Writer, ticket: Ticket) -> AsyncIterator[bytes]:
     try:
         async for batch in call.batches:
+            ticket.events += len(batch)
             yield writer.write(batch)
     except AsyncLLMError as error:
+        ticket.fail(error)
         yield writer.fail(told_of(error))
     else:
         yield writer.end()

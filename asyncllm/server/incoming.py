@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
+from asyncllm.server.quota import Rates
 from asyncllm.workspace.keys import Key
 
 __all__ = ["Caller", "Incoming", "header_of"]
@@ -30,9 +33,16 @@ class Incoming(Struct, eq=False):
     send: Send
     id: str
     caller: Caller
+    model: str = ""
+    """The name that it uses of those that are served; empty until that is known."""
+    rates: Rates | None = None
+    """What is left of the minute of its key, once that is known."""
 
     def __repr__(self) -> str:
         return f"Incoming(id={self.id!r})"  # the scope has headers, and they have keys
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("id", self.id)]
 
 
 def header_of(scope: Scope, name: bytes) -> bytes | None:

@@ -15,7 +15,7 @@ from asyncllm.client import Client
 from asyncllm.errors import AsyncLLMError
 from asyncllm.finishing import finish
 from asyncllm.server.service import Service
-from asyncllm.server.settings import AT_START, ServerSettings
+from asyncllm.server.settings import LIVE, ServerSettings
 
 __all__ = ["Hangups", "Kept", "Renew"]
 
@@ -90,8 +90,8 @@ class Kept:
                 if client is not None:
                     await client.aclose()
                 return
-            for name in AT_START:
-                if getattr(settings, name) != getattr(self._asked, name):
+            for name in settings.__struct_fields__:
+                if name not in LIVE and getattr(settings, name) != getattr(self._asked, name):
                     _log.warning("%s has changed, which counts from the next start on", name)
             self._old.append(before.client)
             await self._probes.aclose()

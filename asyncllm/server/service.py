@@ -13,9 +13,11 @@ from asyncllm.client import Client
 from asyncllm.errors import ConfigError
 from asyncllm.server.access import Access
 from asyncllm.server.admission import Admission
+from asyncllm.server.figures import Figures
 from asyncllm.server.keyring import Keyring
 from asyncllm.server.models import Served
-from asyncllm.server.settings import AT_START, ServerSettings
+from asyncllm.server.pictures import Pictures
+from asyncllm.server.settings import LIVE, ServerSettings
 from asyncllm.server.upstream import Upstream
 from asyncllm.watchdog import Watchdog
 from asyncllm.workspace.served import ServerStore
@@ -42,7 +44,9 @@ class Service:
         self.upstream = Upstream(client, Served(client, settings.models))
         """What requests go to; each holds it for as long as it lasts."""
         self.access = Access(None if store is None else Keyring(store.keys), is_needed=settings.needs_key)
-        self.admission = Admission()
+        self.figures = Figures()
+        self.admission = Admission(settings, store, self.figures)
+        self.pictures = Pictures(settings)
         self.dog = Watchdog()
         self.began_at = time.time()
         self.batches: BatchWork | None = None
@@ -50,6 +54,7 @@ class Service:
             from asyncllm.server.batches.work import BatchWork  # what it takes is more than a server of calls needs
 
             self.batches = BatchWork(self, store)
+            store.closing.insert(0, self.batches.aclose)  # before what its rows need
 
     async def __aenter__(self) -> Self:
         if self.batches is not None:
@@ -61,7 +66,7 @@ class Service:
             await self.batches.aclose()
 
     async def replace(self, client: Client, settings: ServerSettings | None = None) -> None:
-        """Answer with `client` from now on, by `settings` where they are given, all but those of `AT_START`.
+        """Answer with `client` from now on, by `settings` where they are given, those of `LIVE` that is.
 
         What is the same of both clients is taken over as it is, engines and connections included. This returns once no
         request uses the one before, or after `handover_s`; whoever gave that one closes it then.
@@ -73,8 +78,8 @@ class Service:
     def swap(self, client: Client, settings: ServerSettings | None = None) -> Upstream:
         """What `replace` does at first. Returns what requests went to before, for `released`."""
         before = self.upstream
-        fixed = {name: getattr(self.settings, name) for name in AT_START}
-        settings = self.settings if settings is None else msgspec.structs.replace(settings, **fixed)
+        asked = settings or self.settings
+        settings = msgspec.structs.replace(self.settings, **{name: getattr(asked, name) for name in LIVE})
         upstream = Upstream(client, Served(client, settings.models))
         client.take_over(before.client, upstream.served.models())
         upstream.follow(before)

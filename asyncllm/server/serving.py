@@ -10,11 +10,14 @@ import uvicorn
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
 from asyncllm.server.app import application_of
+from asyncllm.server.connections import Gate, raise_file_limit
 from asyncllm.server.exposure import guarded
+from asyncllm.server.protocol import protocol_of
 from asyncllm.server.reload import Kept, Renew
 from asyncllm.server.seat import Seat
 from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
+from asyncllm.server.unix import leave_unix, listen_unix
 from asyncllm.workspace.served import ServerStore
 
 __all__ = ["address_of", "listen", "serve"]
@@ -53,10 +56,11 @@ async def serve(
     listened on, and where keys are needed and `store` has none that is good; `StoreError`.
     """
     service = Service(client, await guarded(settings, store, host if uds is None else None), store)
-    listening = seat.listening if seat is not None else listen(host, port) if uds is None else None
+    listening = seat.listening if seat is not None else listen(host, port, uds)
+    gate = Gate(settings, files=raise_file_limit())
     config = uvicorn.Config(
         application_of(service),
-        uds=uds,
+        http=protocol_of(gate),
         backlog=_BACKLOG if seat is None else _BACKLOG_OF_WORKERS,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=drain_s,
@@ -67,24 +71,28 @@ async def serve(
         ws="none",
     )
     try:
-        if seat is None:
-            tell(address_of(listening, uds))
         async with Kept(service, settings, renew, note), service:
-            if seat is not None:
+            if seat is None:
+                tell(address_of(listening, uds))
+            else:
                 seat.take()
-            await uvicorn.Server(config).serve(None if listening is None else [listening])
+            await uvicorn.Server(config).serve([listening])
     finally:
-        if listening is not None:
-            listening.close()
+        gate.close()
+        listening.close()
+        if uds is not None and seat is None:
+            leave_unix(uds)
 
 
-def address_of(listening: socket.socket | None, uds: str | None) -> str:
+def address_of(listening: socket.socket, uds: str | None) -> str:
     """Where a server is to be found."""
-    return f"unix:{uds}" if listening is None or uds is not None else f"http://{_written(listening)}"
+    return f"http://{_written(listening)}" if uds is None else f"unix:{uds}"
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, uds: str | None) -> socket.socket:
     """A socket that connections wait at. Raises `ConfigError` as `serve` does."""
+    if uds is not None:
+        return listen_unix(uds, backlog=_BACKLOG)
     address = "127.0.0.1" if host == "localhost" else host
     listening = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     try:

@@ -10,10 +10,27 @@ from msgspec import Struct
 from asyncllm.calls import Model
 from asyncllm.errors import ConfigError
 
-__all__ = ["AT_START", "ServerSettings"]
+__all__ = ["LIVE", "ServerSettings"]
 
-AT_START = ("needs_key", "hosts", "origins", "batch_concurrency")
-"""What a running server does not change."""
+LIVE = frozenset({
+    "models",
+    "passed_fields",
+    "max_body_bytes",
+    "max_messages",
+    "max_choices",
+    "max_depth",
+    "max_file_bytes",
+    "max_stored_bytes",
+    "max_stored_files",
+    "max_batch_rows",
+    "max_active_batches",
+    "body_timeout_s",
+    "min_upload_bytes_per_s",
+    "send_timeout_s",
+    "keep_alive_s",
+    "handover_s",
+})  # fmt: skip
+"""What a running server changes when its configuration is read again; the rest counts from its next start on."""
 _POSITIVE = (
     "max_body_bytes",
     "max_messages",
@@ -26,9 +43,20 @@ _POSITIVE = (
     "max_active_batches",
     "batch_concurrency",
     "batch_drain_s",
+    "max_in_flight",
+    "queue_timeout_s",
     "send_timeout_s",
     "body_timeout_s",
     "min_upload_bytes_per_s",
+    "head_timeout_s",
+    "max_head_bytes",
+    "max_headers",
+    "min_bytes_per_s",
+    "max_connections",
+    "max_connections_per_address",
+    "max_fetches",
+    "max_fetch_bytes",
+    "fetch_timeout_s",
 )
 _HOST = re.compile(r"\*|[a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/*?#@,]+")
@@ -51,7 +79,15 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     passed_fields: frozenset[str] = frozenset({"response_format"})
     """Fields of bodies that asyncllm has no name for and that go to the backend as they are. Others are ignored."""
     fetch_urls: bool = False
-    """Whether a picture may be an address, which whatever is behind the model fetches from where it stands."""
+    """Whether a picture may be an address, which the server then fetches from the public network, for the backend."""
+    fetch_hosts: frozenset[str] = frozenset()
+    """The hosts that pictures are fetched from, all of them where there is none here; `.example.org` is all below."""
+    max_fetches: int = 20
+    """Pictures of one request that are fetched."""
+    max_fetch_bytes: int = 20 * 2**20
+    """Of them together."""
+    fetch_timeout_s: float = 10
+    """For one of them."""
     max_body_bytes: int = 8 * 2**20
     max_messages: int = 2000
     """Of one conversation."""
@@ -76,12 +112,29 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """For a body to arrive."""
     min_upload_bytes_per_s: int = 32 * 2**10
     """A form may take longer than `body_timeout_s` by as long as this rate takes for what has come of it."""
+    head_timeout_s: float = 10
+    """For the head of a request to arrive."""
+    max_head_bytes: int = 64 * 2**10
+    max_headers: int = 100
+    min_bytes_per_s: float = 500
+    """How fast a body has to come, and a reply has to be taken, after a while in which nothing need be."""
+    max_connections: int = 8192
+    """Of one process, and fewer where it may not have as many files open. Then those without a request go first."""
+    max_connections_per_address: int = 256
+    """Of an IPv4 address, or of the /64 of an IPv6 one; this machine's own are not counted."""
     send_timeout_s: float = 30
     """For a client to take what is sent, before it is cut off and its work ended."""
     keep_alive_s: float = 15
     """Of silence in a stream, before something without a meaning is sent."""
     handover_s: float = 600
     """For calls under way when the configuration is read again, before what is not in it any more is closed."""
+
+    max_in_flight: int = 256
+    """Calls under way at one time, of all keys together; of each process where there are several."""
+    max_queued: int = 1024
+    """Calls that wait for their turn beyond these. What comes then is refused."""
+    queue_timeout_s: float = 30
+    """For a turn to come, before the call is refused."""
 
     def __post_init__(self) -> None:
         for name in (*_POSITIVE, "keep_alive_s", "handover_s"):
@@ -96,3 +149,5 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 "origins are exact, such as https://app.example.org or http://localhost:3000: no path, no *",
                 field="origins",
             )
+        if self.max_queued < 0:
+            raise ConfigError("max_queued is zero, for nobody to wait, or above", field="max_queued")

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 
 from starlette.types import Receive, Scope, Send
 
-from asyncllm.server.departure import Watched
+from asyncllm.server.departure import SlowReader, Watched
 from asyncllm.watchdog import Waiter, Watchdog
 
 try:  # importing it replaces how uvicorn takes a signal, in the whole process
@@ -96,7 +96,7 @@ class _Sending(Waiter):
 
     def expire(self) -> None:
         """Nothing was taken for too long: nobody reads."""
-        self._watched.end()
+        self._watched.end(SlowReader)
 
 
 class _Silence(Waiter):

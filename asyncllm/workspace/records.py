@@ -82,6 +82,29 @@ MIGRATIONS: Final = (
         unpriced INTEGER NOT NULL,          -- the share of requests whose cost nobody knows
         PRIMARY KEY (tenant, key, model, hour)
     ) STRICT, WITHOUT ROWID;
+    CREATE INDEX key_usage_key ON key_usage (key, hour);
+    """,
+    """
+    CREATE TABLE key_minute (
+        key TEXT NOT NULL,
+        tick INTEGER NOT NULL,              -- tenths of a second since the machine was started
+        requests INTEGER NOT NULL,
+        tokens INTEGER NOT NULL,
+        PRIMARY KEY (key, tick)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE key_share (
+        key TEXT NOT NULL,
+        worker TEXT NOT NULL,               -- a process that serves, as `lease.this_process` tells it
+        calls INTEGER NOT NULL,             -- that it may have under way
+        usd REAL NOT NULL,                  -- that it may spend
+        beat REAL NOT NULL,                 -- seconds since the machine was started
+        PRIMARY KEY (key, worker)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE key_spent (
+        key TEXT PRIMARY KEY,
+        began INTEGER NOT NULL,             -- the hour that the period of its budget began with
+        usd REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
     """,
     """
     ALTER TABLE api_key ADD COLUMN old_digest BLOB;  -- of the secret before this one

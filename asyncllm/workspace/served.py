@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Self
 
 from asyncllm.errors import StoreError
 from asyncllm.workspace.blobs import Blobs
+from asyncllm.workspace.books import Books
 from asyncllm.workspace.database import FILE, Db, connect
 from asyncllm.workspace.folder import make_folder
 from asyncllm.workspace.keys import KeyStore
@@ -16,6 +17,7 @@ from asyncllm.workspace.points import Points
 from asyncllm.workspace.records import MIGRATIONS
 from asyncllm.workspace.tenants import TenantStore
 from asyncllm.workspace.upkeep import Upkeep
+from asyncllm.workspace.usage import UsageBook
 from asyncllm.workspace.writer import Writer
 
 __all__ = ["ServerStore"]
@@ -34,9 +36,13 @@ class ServerStore:
         self._writer = Writer(self._connect, self.folder / FILE, self._points, waits=False)
         self._reader = Writer(self._connect, self.folder / FILE, self._points, waits=False)
         self.keys = KeyStore(self.folder, self._writer, self._reader)
+        self.books = Books(self._writer)
+        self.usage = UsageBook(self._writer)
         self._blobs = Blobs(self.folder)
         self.tenants = TenantStore(self._writer, self._blobs)
         self.upkeep = Upkeep(self._writer, self._blobs)
+        self.closing: list[Callable[[], Awaitable[None]]] = []
+        """What is done before it is closed, by whoever holds something of it."""
 
     async def __aenter__(self) -> Self:
         try:
@@ -48,8 +54,13 @@ class ServerStore:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._reader.aclose()
-        await self._writer.aclose()
+        try:
+            for close in self.closing:
+                await close()
+            await self.usage.aclose()
+        finally:
+            await self._reader.aclose()
+            await self._writer.aclose()
 
     def _connect(self) -> Db:
         if not self._create and not (self.folder / FILE).exists():

@@ -12,6 +12,8 @@ from asyncllm.server.departure import Watched
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.generation import Generation, check_asked
 from asyncllm.server.incoming import Incoming
+from asyncllm.server.quota import Rates
+from asyncllm.server.rates import Headers, anthropic_headers
 from asyncllm.server.replies import send_json
 from asyncllm.types import Request, Response
 
@@ -26,6 +28,10 @@ class _Told(Endpoint):
     def fault(self, error: AsyncLLMError, request_id: str) -> dict[str, Any]:
         """See `Endpoint`."""
         return write_fault(error, request_id)
+
+    def rate_headers(self, rates: Rates) -> Headers:
+        """See `Endpoint`."""
+        return anthropic_headers(rates)
 
 
 class Messages(_Told, Generation):

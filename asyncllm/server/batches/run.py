@@ -58,7 +58,7 @@ class BatchRun:
         self._settings = service.settings
         self._tenants = tenants
         self._folder = folder
-        self._written: RunProgress | None = None
+        self._kept = self.progress
 
     async def run(self, tell: Callable[[], None]) -> None:
         """Work on it until it is over. `tell` hears that it has come further.
@@ -87,9 +87,9 @@ class BatchRun:
     async def keep_progress(self) -> None:
         """Have others know how far it has come."""
         progress = self.progress
-        if progress == self._written:
+        if progress == self._kept:
             return
-        self._written = progress
+        self._kept = progress
 
         def change(batch: StoredBatch) -> StoredBatch:
             known = {"total": progress.total or 0, "done": progress.done, "failed": progress.failed}

@@ -53,12 +53,14 @@ class BatchWork:
         self._runs: dict[str, tuple[BatchRun, asyncio.Task[None]]] = {}
         self._rests: dict[str, tuple[float, float]] = {}  # until when, and for how long
         self._awake = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._cleaned: float | None = None
 
     def start(self) -> None:
         """Begin, unless that is done."""
         if self._task is None:
+            self._stopping.clear()
             self._task = asyncio.create_task(self._work())
 
     def wake(self) -> None:
@@ -70,6 +72,7 @@ class BatchWork:
         """Let rows under way end, for a while, and stop. What is left goes on where the store is opened next."""
         task, self._task = self._task, None
         if task is not None:
+            self._stopping.set()
             task.cancel()
             await asyncio.wait([task])
 
@@ -135,7 +138,7 @@ class BatchWork:
         if _is_revoked(batch, key):
             batch = await self._cancel(batch)
         tenants = self._store.tenants
-        calls = RowCalls(self._service, batch, self._places, key)
+        calls = RowCalls(self._service, batch, self._places, self._stopping, key)
         run = BatchRun(self._service, tenants, batch, calls, self._folder / batch.id)
         self._runs[batch.id] = run, asyncio.create_task(self._run(run))
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from asyncllm.errors import ConflictError, InvalidRequestError
+from asyncllm.errors import BadRequestError, ConflictError, InvalidRequestError
 from asyncllm.server.batches.rows import ENDPOINTS
 from asyncllm.server.bodies import read_body
 from asyncllm.server.incoming import Incoming
@@ -51,6 +51,8 @@ class NewBatches(Stored):
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
         store, settings, caller = self.store, self.service.settings, incoming.caller
+        if caller.key is not None and not {"calls", "admin"} & set(caller.key.grants.scopes):
+            raise BadRequestError("this key is not for calls, which the rows of a batch are", status=403, code="scope")
         asked = _read(await read_body(incoming, settings))
         kept = asked.output_expires_after
         kept_s = None if kept is None else seconds_after(kept.anchor, str(kept.seconds))

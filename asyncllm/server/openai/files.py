@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from asyncllm.batch.threads import in_thread
 from asyncllm.errors import InvalidRequestError
-from asyncllm.server.departure import ClientGone, Watched
+from asyncllm.server.departure import SlowReader, Watched
 from asyncllm.server.forms import Form, Upload, read_form
 from asyncllm.server.incoming import Incoming
 from asyncllm.server.replies import send_json
@@ -107,7 +107,7 @@ class FileContent(Stored):
                 async with asyncio.timeout(self.service.settings.send_timeout_s):
                     await incoming.send({"type": "http.response.body", "body": piece, "more_body": True})
             except TimeoutError:
-                raise ClientGone from None
+                raise SlowReader from None
         await incoming.send({"type": "http.response.body", "body": b""})
 
 

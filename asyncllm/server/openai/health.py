@@ -43,7 +43,7 @@ class Health(Endpoint):
 
 
 class Ready(Endpoint):
-    """Whether the models are."""
+    """Whether the models are: which of them only where anybody may ask those."""
 
     needs = None
 
