@@ -47,8 +47,8 @@ class Ready(Endpoint):
 
     needs = None
 
-    def __init__(self, service: Service) -> None:
-        super().__init__(service)
+    def __init__(self, service: Service, path: str = "") -> None:
+        super().__init__(service, path)
         self._looking = asyncio.Lock()
         self._seen = _Seen(None, {}, -math.inf)
 
