@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -309,3 +312,26 @@ async def test_workers_that_die_as_they_start_are_given_up(
     assert told == (["here"] if is_ready else [])
     assert started - 1 <= count <= started + 1
     assert sum("giving up" in record.getMessage() for record in caplog.records) == is_ready
+
+
+async def test_a_terminal_that_goes_ends_the_server(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "asyncllm", "serve", "-m", "echo:x", "--port", "0", "-q"),
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    assert process.stdout is not None
+    assert await process.stdout.readline()
+    process.send_signal(signal.SIGHUP)
+    await asyncio.sleep(0.3)
+    still_there = process.returncode is None
+    os.close(ours)  # which hangs up
+
+    assert still_there
+    assert await process.wait() == 143
