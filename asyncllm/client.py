@@ -60,6 +60,7 @@ from asyncllm.repairs import repaired
 from asyncllm.routes import Arguments, Routes
 from asyncllm.stream import Candidate, Stream
 from asyncllm.text_stream import TextStream
+from asyncllm.token_calls import TokenCalls
 from asyncllm.toolruns.rounds import Rounds, ToolOptions, ToolRun, run_tools
 from asyncllm.toolruns.stream import ToolStream
 from asyncllm.trail import Kind, Trail
@@ -75,7 +76,7 @@ _NO_TIMEOUTS = Timeouts()
 _CLOSE_S = 10
 
 
-class Client(MediaCalls, JobCalls, BatchCalls, Upkeep):
+class Client(MediaCalls, TokenCalls, JobCalls, BatchCalls, Upkeep):
     """Talks to every installed backend; one client serves any number of tasks of one event loop.
 
     `model` is what calls use that name none: `backend:model`, an alias of the configuration, or several in order of

@@ -6,10 +6,12 @@ replaces the estimate.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from asyncllm.backend import AnyRequest
 from asyncllm.types import Message, Request, TextPart
 
-__all__ = ["estimated_input", "estimated_message", "estimated_tokens"]
+__all__ = ["estimated_input", "estimated_message", "estimated_texts", "estimated_tokens"]
 
 _CHARACTERS = 4
 _PART = 1000
@@ -28,12 +30,17 @@ def estimated_tokens(request: AnyRequest) -> int:
 def estimated_input(request: AnyRequest) -> int:
     """Tokens of the prompt, at least one."""
     if not isinstance(request, Request):
-        return max(1, sum(map(len, request.texts)) // _CHARACTERS)
+        return estimated_texts(request.texts)
     if isinstance(request.prompt, tuple):
         return len(request.prompt)
     if isinstance(request.prompt, str):
         return max(1, len(request.prompt) // _CHARACTERS)
     return max(1, sum(estimated_message(message) for message in request.messages))
+
+
+def estimated_texts(texts: Iterable[str]) -> int:
+    """Tokens of texts, at least one."""
+    return max(1, sum(map(len, texts)) // _CHARACTERS)
 
 
 def estimated_message(message: Message) -> int:

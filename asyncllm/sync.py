@@ -37,6 +37,7 @@ from asyncllm.middleware.limits import Limiter
 from asyncllm.middleware.retry import Retry
 from asyncllm.stream import Stream as AsyncStream
 from asyncllm.text_stream import TextStream as AsyncTextStream
+from asyncllm.token_calls import WaitingTokenCalls
 from asyncllm.toolruns.rounds import ToolOptions, ToolRun
 from asyncllm.toolruns.stream import ToolEvent
 from asyncllm.toolruns.stream import ToolStream as AsyncToolStream
@@ -153,7 +154,7 @@ def _end(portal: BlockingPortal, thread: Thread, pid: int) -> None:
         thread.join(_END_S)
 
 
-class Client(WaitingMediaCalls, WaitingJobCalls, WaitingBatchCalls):
+class Client(WaitingMediaCalls, WaitingTokenCalls, WaitingJobCalls, WaitingBatchCalls):
     """`asyncllm.Client` with methods that wait: same arguments, same results, same errors.
 
     Use it in a `with` block, or end it with `close()`. Any number of threads may share one.

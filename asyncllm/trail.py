@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Kind", "Trail"]
 
 Kind: TypeAlias = Literal[
-    "chat", "complete", "embed", "check_prompt", "list_models", "get_model",
+    "chat", "complete", "embed", "check_prompt", "tokenize", "detokenize", "list_models", "get_model",
     "transcribe", "speak", "generate_image", "edit_image", "moderate", "rerank", "isolate",
     "submit", "submit_video", "submit_dub", "job_result",
 ]  # fmt: skip

@@ -50,6 +50,7 @@ __all__ = [
     "Timeouts",
     "Timings",
     "TokenLogprob",
+    "Tokens",
     "Tool",
     "ToolCall",
     "ToolChoice",
@@ -777,6 +778,19 @@ class PromptCheck(Struct, frozen=True, kw_only=True):
 
     def __bool__(self) -> bool:
         return self.limit is None or self.tokens + self.max_tokens <= self.limit
+
+
+class Tokens(Noun, frozen=True, kw_only=True):
+    """What a model's tokenizer makes of a prompt: `len` is how many there are."""
+
+    ids: tuple[int, ...]
+    limit: int | None = None
+    """Tokens that the model takes in one call, prompt and answer together, where the backend says so."""
+
+    _private = frozenset({"ids"})
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from bench import (
+    admission,
     batch,
     contracts,
     embedded,
@@ -35,6 +36,7 @@ _NAMES = {
     "fanout": "wall time of 1,000 concurrent calls of 0.5 s",
     "server": "events a second through our server, beside sse_starlette's stock response and a bare ASGI application",
     "proxy": "CPU of an event and wait for the first, of our server between a client and an HTTP service",
+    "admission": "what letting a call in and keeping its account costs our server, by what limits its key has",
     "import": "wall time of `import asyncllm`, modules loaded, distributions required",
     "sandbox": "wall time of a snippet in the sandbox, from start to end, beside a plain Python",
     "contracts": "no figure: what the five systems can do and asyncllm too, row by row, from the tests' results",
@@ -49,6 +51,7 @@ _ROUNDS = {
     "batch": 3,
     "server": 3,
     "proxy": 3,
+    "admission": 9,
     "import": 31,
     "sandbox": 31,
 }
@@ -153,6 +156,9 @@ def _run(options: _Options, name: str) -> tuple[object, str]:
         case "proxy":
             passed = proxy.measure(quick=quick, rounds=rounds, litellm=options.litellm)
             return passed, proxy.text(passed)
+        case "admission":
+            let_in = admission.measure(quick=quick, rounds=rounds)
+            return let_in, admission.text(let_in)
         case "contracts":
             shown = contracts.measure(quick=quick)
             return shown, contracts.text(shown)

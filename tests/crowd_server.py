@@ -22,15 +22,17 @@ class Talker:
     @asynccontextmanager
     async def open(self, request: Request, /) -> AsyncGenerator[Events]:
         """See `Backend`."""
-        yield _talk(100_000 if request.messages[0].text == "much" else 20)
+        # What is much is so from its first word on, as filling thousands of buffers by words would take all the time.
+        yield _talk(10_000, 4000) if request.messages[0].text == "much" else _talk(20, 24)
 
     async def aclose(self) -> None:
         """Nothing is held."""
 
 
-async def _talk(count: int) -> AsyncGenerator[TextDelta | Finished]:
+async def _talk(count: int, size: int) -> AsyncGenerator[TextDelta | Finished]:
+    text = "x" * size
     for _ in range(count):
-        yield TextDelta("a few words of an answer ")
+        yield TextDelta(text)
         await asyncio.sleep(0)
     yield Finished("stop")
 
@@ -48,7 +50,7 @@ async def main() -> None:
 
     loop.add_reader(0, end)
     async with Client(backend=Talker()) as client:
-        await serve(client, ServerSettings(models={"m": ""}), port=0, drain_s=1, tell=told)
+        await serve(client, ServerSettings(models={"m": ""}, max_in_flight=5000), port=0, drain_s=1, tell=told)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from asyncllm.testing import Chunk, FaultyServer, Sse, Status
 from asyncllm.testing.ops import Named, Op
 from asyncllm.testing.seen import SeenRequest
 
-__all__ = ["MP3", "PNG", "WAV", "answers", "image_events", "serving", "whole"]
+__all__ = ["MP3", "PNG", "PNG_64", "WAV", "answers", "image_events", "serving", "whole"]
 
 WAV = b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(range(256))
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(200))

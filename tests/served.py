@@ -41,7 +41,7 @@ async def served(client: Client, *, store: ServerStore | None = None, **settings
 @asynccontextmanager
 async def listening(application: ASGIApp, settings: ServerSettings = ServerSettings()) -> AsyncGenerator[str]:
     """The same of any application."""
-    door = socket.socket()
+    door = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     door.bind(("127.0.0.1", 0))
     gate = Gate(settings)
     config = uvicorn.Config(

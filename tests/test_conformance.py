@@ -30,7 +30,7 @@ from asyncllm.testing import (
 )
 from asyncllm.testing.conformance import OpenAIDialect
 from asyncllm.testing.conformance.options import OPTIONS
-from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Usage
+from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Tokens, Usage
 from asyncllm_llamacpp import engine as engines
 from asyncllm_llamacpp.engine import Engine
 from asyncllm_llamacpp.options import Options as LlamaOptions
@@ -378,6 +378,14 @@ class Counts(Good):
         return PromptCheck(tokens=1, limit=None)
 
 
+class TellsTokens(Good):
+    async def tokenize(self, _: Request, /) -> Tokens:
+        return Tokens(ids=(1, 2))
+
+    async def detokenize(self, _: Request, /) -> str:
+        return "four five"
+
+
 class Embeds(Good):
     async def embed(self, request: EmbedRequest, /) -> Embeddings:
         return Embeddings(vectors=tuple((float(position),) for position in range(len(request.texts))))
@@ -508,6 +516,7 @@ BREAKAGES = [
     ("a_refused_option_is_an_error_that_travels_and_says_nothing_private", RefusesUnnamed, "repeats the prompt"),
     ("a_backend_does_not_show_its_key", ShowsKey, "has the key"),
     ("a_prompt_is_counted_or_the_count_refused", Counts, "1 tokens for a text"),
+    ("tokens_are_told_and_read_again_or_refused", TellsTokens, "the tokens of a text are those of another"),
     ("texts_are_embedded_in_order_or_refused", Embeds, "order of their texts"),
     ("models_are_listed_or_the_list_refused", Lists, "two models have one name"),
     ("a_backend_that_answers_says_that_it_is_alive", NotAlive, "is_alive is False"),

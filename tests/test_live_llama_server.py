@@ -127,7 +127,11 @@ async def test_a_prompt_is_counted_as_the_server_counts_it(llama_server: str) ->
         assert isinstance(backend, PromptChecker)
         text = await backend.check_prompt(Request(model="smollm2", prompt="Once upon a time"))
         ids = await backend.check_prompt(Request(model="smollm2", prompt=(1, 2, 3)))
+        tokens = await client.tokenize([Message("user", "What is the capital of France?")], tools=[WEATHER])
+        plain = await client.tokenize("Once upon a time", extra={"add_special_tokens": False})
+        again = await client.detokenize(plain.ids)
 
+    assert (len(tokens), tokens.limit, again) == (tooled.tokens, LLAMA_CONTEXT, "Once upon a time")
     assert chat.tokens == reply.usage.input_tokens
     assert tooled.tokens > chat.tokens
     assert text.tokens == told.usage.input_tokens

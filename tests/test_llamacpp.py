@@ -280,6 +280,15 @@ async def test_check_prompt_counts_as_the_answer_does(client: Client) -> None:
     assert not await client.check_prompt("word " * 600)
 
 
+async def test_tokens_are_those_that_are_counted_and_say_their_text_again(client: Client) -> None:
+    chat = await client.tokenize([Message("user", "Say hello.")])
+    plain = await client.tokenize("Say hello, wörld.", extra={"add_special_tokens": False})
+
+    assert (len(chat), chat.limit) == ((await client.check_prompt("Say hello.")).tokens, 512)
+    assert await client.detokenize(plain.ids) == "Say hello, wörld."
+    assert repr(plain) == f"Tokens(ids=<{len(plain)} items>, limit=512)"
+
+
 async def test_a_prompt_over_the_context_is_typed_and_not_repeated(client: Client) -> None:
     with pytest.raises(asyncllm.ContextLengthExceededError) as caught:
         await client.chat("secretive " * 600)

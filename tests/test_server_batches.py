@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import httpx2
 import msgspec
 import openai
 import pytest
@@ -21,6 +22,7 @@ from openai.types import Batch, BatchError
 
 from asyncllm import Client
 from asyncllm.errors import AuthenticationError
+from asyncllm.server import app
 from asyncllm.workspace.keys import Grants
 from asyncllm.workspace.served import ServerStore
 from asyncllm.workspace.tenants import StoredBatch
@@ -358,3 +360,28 @@ async def test_a_batch_waits_while_nothing_can_be_asked_and_tells_nobody_why(tmp
 
     assert waiting.status in ("validating", "in_progress")
     assert (batch.status, batch.request_counts and batch.request_counts.completed) == ("completed", 20)
+
+
+async def test_rows_of_any_depth_come_to_an_end(tmp_path: Path) -> None:
+    rows: list[bytes] = []
+    for depth in (300, 990, 5000):
+        deep = b'{"a":' * depth + b"1" + b"}" * depth
+        text = json.dumps(row(f"r{depth}", tools=[{"type": "function", "function": {"name": "f", "parameters": 5}}]))
+        rows += [text.encode().replace(b": 5}", b": %s}" % deep)]
+        rows += [json.dumps(row(f"x{depth}", more=5)).encode().replace(b": 5}", b": %s}" % deep)]
+    async with filing(tmp_path / "w") as (url, _), sdk_of(url) as sdk:
+        for line in rows:
+            batch = await ended(sdk, await begun(sdk, [line]))
+            assert batch.status in ("completed", "failed")
+
+
+async def test_an_application_that_is_mounted_works_on_batches_until_its_store_is_closed(tmp_path: Path) -> None:
+    async with ServerStore(tmp_path / "w") as store, Client(model="echo:x") as client:
+        transport = httpx2.ASGITransport(app(client, store=store))
+        async with openai.AsyncOpenAI(
+            base_url="http://x/v1", api_key="k", http_client=openai.DefaultAsyncHttpxClient(transport=transport)
+        ) as sdk:
+            batch = await ended(sdk, await begun(sdk, [row("a")]))
+
+    assert batch.status == "completed"
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -57,6 +57,8 @@ async def test_a_call_is_there_while_it_is_under_way_and_says_nothing_of_what_is
 
     assert before == []
     assert (one["model"], one["route"], one["tenant"], one["key"]) == ("m", "/v1/chat/completions", "local", "")
+    assert one["input_tokens"] > 0  # estimated, as the backend says nothing
+    assert one["output_tokens"] == 1
     assert set(one) == {"id", "tenant", "key", "route", "model", "began_at", "input_tokens", "output_tokens"}
 
 

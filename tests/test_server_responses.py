@@ -177,7 +177,8 @@ async def test_a_refusal_is_a_part_of_its_own() -> None:
             whole = await stream.get_final_response()
         reply = await sdk.responses.create(model="m", input="Do it")
 
-    for one in (whole, reply):
+    both: list[Any] = [whole, reply]
+    for one in both:
         (item,) = one.output
         assert item.type == "message"
         assert item.content[1].type == "refusal"
@@ -194,11 +195,12 @@ async def test_log_probabilities_stand_with_their_text() -> None:
         async with sdk.responses.stream(**asked) as stream:
             whole = await stream.get_final_response()
 
-    for one in (reply, whole):
+    both: list[Any] = [reply, whole]
+    for one in both:
         (item,) = one.output
         assert item.type == "message"
         assert item.content[0].type == "output_text"
-        (told,) = item.content[0].logprobs or ()
+        (told,) = item.content[0].logprobs
         assert (told.token, told.bytes, told.top_logprobs[0].logprob) == ("Hi", [72, 105], -0.5)
     assert (backend.requests[0].sampling.logprobs, backend.requests[0].sampling.top_logprobs) == (True, 1)
 
@@ -235,9 +237,9 @@ async def test_our_own_client_reads_what_we_serve() -> None:
         async with Client(model="openai:m", base_url=url, api_key="k", options=options, retry=None) as client:
             whole = await client.chat("Rain?")
             async with client.stream("Rain?") as stream:
-                streamed_whole = [one async for one in stream] and stream.response
+                assert [one async for one in stream]
 
-    for reply in (whole, streamed_whole):
+    for reply in (whole, stream.response):
         assert (reply.text, reply.usage.total_tokens, reply.finish_reason) == ("Let me see.", 12, "tool_calls")
         assert [(call.id, call.arguments) for call in reply.tool_calls] == [
             ("call_1", '{"city": "Oslo"}'), ("call_2", "{}")

@@ -190,7 +190,7 @@ async def ask(url: str, call: str, headers: dict[str, str], sinks: Sinks, upstre
 
 def keep(sinks: Sinks, folder: Path) -> None:
     """Search what is kept."""
-    files = list(folder.iterdir())
+    files = [path for path in folder.rglob("*") if path.is_file()]
     assert files
     for path in files:
         sinks.search(path.name, path.read_bytes())

@@ -36,6 +36,10 @@ def test_every_call_works_without_a_loop() -> None:
             client.embed("a")
         with pytest.raises(asyncllm.UnsupportedError):
             client.list_models()
+        with pytest.raises(asyncllm.UnsupportedError):
+            client.tokenize("a")
+        with pytest.raises(asyncllm.UnsupportedError):
+            client.detokenize([1])
 
 
 def test_it_has_the_methods_of_the_asynchronous_client_with_the_same_arguments() -> None:

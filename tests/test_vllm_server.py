@@ -27,7 +27,7 @@ from asyncllm import (
 from asyncllm.backend import Config, Context, PromptChecker
 from asyncllm.clock import LoopClock
 from asyncllm.testing import FaultyServer, Op, ScriptedTransport, SeenRequest, Stall, Status
-from asyncllm.types import Constraint, Request
+from asyncllm.types import Constraint, Message, Request
 from asyncllm_openai.vllm_server import connect
 from talks import paths, talking
 from vllm_wire import LIMIT, vllm
@@ -246,6 +246,17 @@ async def test_a_chat_is_counted_with_its_tools_and_template_options() -> None:
     assert [message["role"] for message in sent["messages"]] == ["system", "user"]
     assert sent["tools"][0]["function"]["name"] == "look_up"
     assert sent["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+async def test_tokens_are_told_by_the_server_and_read_again() -> None:
+    async with serving() as (server, client):
+        plain = await client.tokenize("one three", extra={"add_special_tokens": False})
+        chat = await client.tokenize([Message("user", "one two")], tools=[Tool("f")])
+        text = await client.detokenize(plain.ids)
+
+    assert (plain.ids, plain.limit, chat.ids, text) == ((0, 2), LIMIT, (0, 1), "one three")
+    assert server.requests[0].json() == {"model": "some-model", "prompt": "one three", "add_special_tokens": False}
+    assert server.requests[1].json()["tools"][0]["function"]["name"] == "f"
 
 
 async def test_a_text_is_counted_as_a_completion() -> None:

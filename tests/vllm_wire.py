@@ -17,6 +17,7 @@ from asyncllm.types import Usage
 __all__ = ["LIMIT", "vllm"]
 
 LIMIT = 1024
+_WORDS = ("one", "two", "three")
 
 
 def vllm(request: SeenRequest) -> Sequence[Op]:
@@ -29,8 +30,12 @@ def vllm(request: SeenRequest) -> Sequence[Op]:
             return [Status(body=msgspec.json.encode({"object": "list", "data": models}))]
         case "/tokenize":
             count = len(_prompt(request.json()).split())
-            told = {"count": count, "max_model_len": LIMIT, "tokens": list(range(count)), "token_strs": None}
+            tokens = [_WORDS.index(word) for word in _prompt(request.json()).split() if word in _WORDS]
+            told = {"count": count, "max_model_len": LIMIT, "tokens": tokens or list(range(count)), "token_strs": None}
             return [Status(body=msgspec.json.encode(told))]
+        case "/detokenize":
+            text = " ".join(_WORDS[token] for token in request.json()["tokens"])
+            return [Status(body=msgspec.json.encode({"prompt": text}))]
         case "/v1/embeddings":
             return [_embedded(request.json())]
         case _:

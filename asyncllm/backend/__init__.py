@@ -52,7 +52,7 @@ from asyncllm.backend.media import (
     TranscribeRequest,
     require_options,
 )
-from asyncllm.backend.optional import Embedder, EmbedRequest, Health, ModelGetter, Models, PromptChecker
+from asyncllm.backend.optional import Embedder, EmbedRequest, Health, ModelGetter, Models, PromptChecker, Tokenizer
 from asyncllm.support import require_supported
 from asyncllm.types import Request
 
@@ -102,6 +102,7 @@ __all__ = [
     "Secret",
     "SpeechMaker",
     "SpeechRequest",
+    "Tokenizer",
     "TranscribeRequest",
     "Transcriber",
     "Transport",

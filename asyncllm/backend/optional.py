@@ -8,9 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 from msgspec import UNSET, UnsetType
 
 from asyncllm.errors import NotFoundError
-from asyncllm.types import Embeddings, ModelInfo, Noun, PromptCheck, Request, Timeouts
+from asyncllm.types import Embeddings, ModelInfo, Noun, PromptCheck, Request, Timeouts, Tokens
 
-__all__ = ["EmbedRequest", "Embedder", "Health", "ModelGetter", "Models", "PromptChecker", "find_model"]
+__all__ = ["EmbedRequest", "Embedder", "Health", "ModelGetter", "Models", "PromptChecker", "Tokenizer", "find_model"]
 
 
 class EmbedRequest(Noun, frozen=True, kw_only=True):
@@ -41,6 +41,22 @@ class PromptChecker(Protocol):
 
     async def check_prompt(self, request: Request, /) -> PromptCheck:
         """Count the prompt, chat template included, against the model's limit. Raises `APIError`."""
+        ...
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """A backend that tells the tokens themselves."""
+
+    async def tokenize(self, request: Request, /) -> Tokens:
+        """The tokens of a text, or of a conversation by the model's template. Raises `APIError`.
+
+        Of a text, the marks that the model wants are among them, unless `extra` has `add_special_tokens` false.
+        """
+        ...
+
+    async def detokenize(self, request: Request, /) -> str:
+        """The text of the request's `prompt`, which is token ids. Raises `APIError`."""
         ...
 
 

@@ -6,22 +6,38 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from msgspec import Struct
 
 from asyncllm.errors import AsyncLLMError
 from asyncllm.estimate import estimated_message
 from asyncllm.server.departure import Watched
-from asyncllm.server.figures import Figures, Series
+from asyncllm.server.figures import Figures
 from asyncllm.server.incoming import Incoming
 from asyncllm.server.line import Line
 from asyncllm.server.quota import Leave, Quotas, Rates
 from asyncllm.server.settings import ServerSettings
-from asyncllm.types import Embeddings, Response, Usage
+from asyncllm.server.telling import Telling
+from asyncllm.types import Response, Usage
 from asyncllm.workspace.served import ServerStore
 from asyncllm.workspace.usage import UsageBook
 
-__all__ = ["Admission", "Ticket"]
+__all__ = ["Admission", "Counted", "Ticket"]
+
+
+class Counted(Protocol):
+    """What a call came to, whatever it was for."""
+
+    @property
+    def usage(self) -> Usage:
+        """As the backend told it."""
+        ...
+
+    @property
+    def cost_usd(self) -> float | None:
+        """US dollars, or `None` where no price is known."""
+        ...
 
 
 class Ticket(Struct, eq=False):
@@ -60,7 +76,7 @@ class Ticket(Struct, eq=False):
         self.first_s = asyncio.get_running_loop().time() - self.came_at
         self.has_answer = True
 
-    def count(self, response: Response | Embeddings) -> None:
+    def count(self, response: Counted) -> None:
         """What an answer came to, whole or so far. Tokens that nobody told, of one that was left, are estimated."""
         self.has_answer = True
         self.cost_usd = response.cost_usd
@@ -85,10 +101,12 @@ class Admission:
         self.line = Line(settings.max_in_flight, settings.max_queued, settings.queue_timeout_s)
         self.usage = UsageBook() if store is None else store.usage
         self._figures = figures
-        self._quotas: Quotas | None = None
-        if store is not None:
-            self._quotas = Quotas(store.books)
-            store.closing.append(self._quotas.aclose)
+        self._quotas = None if store is None else Quotas(store.books)
+        if store is None or self._quotas is None:
+            self.telling = Telling(figures, self._refresh, None, "")
+        else:
+            self.telling = Telling(figures, self._refresh, store.board, self._quotas.worker)
+            store.closing += (self._quotas.aclose, self.telling.aclose)
 
     @asynccontextmanager
     async def admit(
@@ -156,18 +174,18 @@ class Admission:
             if tokens:
                 self._record(ticket, cost_usd)
 
-    def series(self) -> Series:
-        """All figures, as they are now."""
+    def _refresh(self) -> None:
         figures, usage = self._figures, self.usage
         figures.set("asyncllm_requests_running", to=self.line.in_flight)
         figures.set("asyncllm_requests_waiting", to=self.line.waiting)
         figures.set("asyncllm_usage_rows_waiting", to=usage.pending)
         figures.set("asyncllm_usage_lost_total", to=usage.lost)
         figures.set("asyncllm_store_failures_total", "usage", to=usage.failures)
-        figures.set("asyncllm_store_failures_total", "limits", to=self._quotas.books.failures if self._quotas else 0)
-        return figures.series
+        if self._quotas is not None:
+            figures.set("asyncllm_store_failures_total", "limits", to=self._quotas.books.failures)
 
     def _record(self, ticket: Ticket, cost_usd: float | None) -> None:
+        self.telling.plan()
         usage = ticket.usage
         self.usage.add(
             tenant=ticket.tenant,

@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from asyncllm.client import Client
 from asyncllm.dialect.faults import write_error
@@ -15,12 +15,16 @@ from asyncllm.server.anthropic.messages import CountTokens, Messages
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.live import Live
 from asyncllm.server.metrics import Metrics
+from asyncllm.server.openai.audio import Speech, Transcriptions
 from asyncllm.server.openai.batches import Batch, BatchCancellation, Batches, NewBatches
 from asyncllm.server.openai.embeddings import Embeddings
 from asyncllm.server.openai.files import File, FileContent, FileRemoval, Files, Uploads
 from asyncllm.server.openai.generation import Chats, Completions
 from asyncllm.server.openai.health import Health, Ready, Version
+from asyncllm.server.openai.images import ImageEdits, ImageGenerations
+from asyncllm.server.openai.judging import Moderations, Rerank
 from asyncllm.server.openai.models import Model, Models
+from asyncllm.server.openai.tokens import Detokenize, Tokenize
 from asyncllm.server.origins import gate_of
 from asyncllm.server.page import Page
 from asyncllm.server.responses.route import Responses
@@ -31,11 +35,22 @@ from asyncllm.workspace.served import ServerStore
 
 __all__ = ["app", "application_of"]
 
+_NOT_ALLOWED = 405
 _ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
     ("POST", "/v1/chat/completions", Chats),
     ("POST", "/v1/completions", Completions),
     ("POST", "/v1/responses", Responses),
     ("POST", "/v1/embeddings", Embeddings),
+    ("POST", "/v1/audio/speech", Speech),
+    ("POST", "/v1/audio/transcriptions", Transcriptions),
+    ("POST", "/v1/images/generations", ImageGenerations),
+    ("POST", "/v1/images/edits", ImageEdits),
+    ("POST", "/v1/moderations", Moderations),
+    ("POST", "/v1/rerank", Rerank),
+    ("POST", "/v2/rerank", Rerank),
+    ("POST", "/rerank", Rerank),
+    ("POST", "/tokenize", Tokenize),
+    ("POST", "/detokenize", Detokenize),
     ("GET", "/v1/models", Models),
     ("GET", "/v1/models/{id:path}", Model),
     ("POST", "/v1/files", Uploads),
@@ -82,7 +97,21 @@ def application_of(service: Service) -> Starlette:
     )
 
 
-def _without_route(_: Request, error: Exception) -> Response:
+def _without_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == _NOT_ALLOWED:
+        headers["allow"] = ", ".join(_methods(request))
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
     told = APIStatusError(f"there is no such route: {error.detail}", status=error.status_code, code="no_route")
-    return JSONResponse(write_error(told), error.status_code, error.headers)
+    return JSONResponse(write_error(told), error.status_code, headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be asked where `request` asks something else: starlette tells that of the first route alone."""
+    found = {"OPTIONS"}
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.methods and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods
+    return sorted(found)

@@ -3,7 +3,7 @@
 Labels are few: routes, models that are served, statuses, names of errors; never a key, and nothing that was asked or
 said. Durations have the names and the buckets of OpenTelemetry's conventions for generative AI; the rest reads like
 vLLM's. The library of Prometheus keeps what several processes tell in files beside them, each written on every change;
-here all of it is numbers in a dictionary that is sent as it is, and can be added up.
+here all of it is numbers in a dictionary, which processes that share a store add up in it (`workspace.board`).
 
 Source: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -17,12 +17,11 @@ from typing import Final, Literal, TypeAlias
 from msgspec import Struct
 
 from asyncllm.errors import AsyncLLMError
+from asyncllm.workspace.board import Series
 
-__all__ = ["Figures", "Kind", "Series", "write_text"]
+__all__ = ["Figures", "GAUGES", "Kind", "write_text"]
 
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
-Series: TypeAlias = dict[tuple[str, tuple[str, ...]], list[float]]
-"""By name and values of labels: one number, or of a histogram those of its buckets and, last, the sum."""
 
 
 class _Metric(Struct, frozen=True):
@@ -52,6 +51,9 @@ _METRICS: Final[Mapping[str, _Metric]] = {
     "gen_ai_server_time_to_first_token_seconds": _Metric("histogram", "To the first of an answer.", _MODEL, _FIRST),
     "gen_ai_server_request_duration_seconds": _Metric("histogram", "From asking to the end.", _MODEL, _WHOLE),
 }
+
+GAUGES: Final = frozenset(name for name, metric in _METRICS.items() if metric.kind == "gauge")
+"""What stands at a moment."""
 
 
 class Figures:

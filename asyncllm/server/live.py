@@ -33,7 +33,8 @@ class Live(Endpoint):
 
 
 def _written(ticket: Ticket) -> dict[str, Any]:
-    """Tokens are `None` where the backend has not said any yet, as most do at the end alone."""
+    """Until the backend says what was used, which most do at the end, input is estimated and events are counted."""
+    usage = ticket.usage
     return {
         "id": ticket.id,
         "tenant": ticket.tenant,
@@ -41,6 +42,6 @@ def _written(ticket: Ticket) -> dict[str, Any]:
         "route": ticket.route,
         "model": ticket.model,
         "began_at": ticket.began_at,
-        "input_tokens": ticket.usage.input_tokens,
-        "output_tokens": ticket.usage.output_tokens,
+        "input_tokens": ticket.input_tokens if usage.input_tokens is None else usage.input_tokens,
+        "output_tokens": ticket.events if usage.output_tokens is None else usage.output_tokens,
     }

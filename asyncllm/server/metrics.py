@@ -18,7 +18,7 @@ class Metrics(Endpoint):
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        body = write_text(self.service.admission.series()).encode()
+        body = write_text(await self.service.admission.telling.series()).encode()
         head = [_TYPE, (b"content-length", b"%d" % len(body))]
         await incoming.send({"type": "http.response.start", "status": 200, "headers": head})
         await incoming.send({"type": "http.response.body", "body": body})

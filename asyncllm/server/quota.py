@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
+from collections.abc import Callable
 from math import inf
 
 from msgspec import Struct
@@ -17,7 +18,7 @@ from asyncllm.errors import AsyncLLMError, BudgetExceededError, RateLimitError
 from asyncllm.workspace.books import Books
 from asyncllm.workspace.keys import Grants, Key
 from asyncllm.workspace.lease import now_s, this_process
-from asyncllm.workspace.shares import LIFE_S, SILENT_S, TICKS, Portion, Report
+from asyncllm.workspace.shares import LIFE_S, PART, SILENT_S, TICKS, Portion, Report
 
 __all__ = ["Account", "Leave", "Quotas", "Rates"]
 
@@ -57,6 +58,29 @@ class _Waiter(Struct, eq=False):
     """Whether the share that comes is for this one too."""
 
 
+class _Recent:
+    """How many calls begin in the time that a share lasts, and their tokens."""
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._now = self._before = (0, 0)
+
+    def add(self, now: float, tokens: int) -> None:
+        self._turn(now)
+        self._now = (self._now[0] + 1, self._now[1] + tokens)
+
+    def counts(self, now: float) -> tuple[int, int]:
+        self._turn(now)
+        return max(self._now, self._before)
+
+    def _turn(self, now: float) -> None:
+        passed = now - self._began
+        if passed >= LIFE_S:
+            self._before = self._now if passed < 2 * LIFE_S else (0, 0)
+            self._now = (0, 0)
+            self._began = now
+
+
 class Account:
     """One key in this process."""
 
@@ -64,14 +88,17 @@ class Account:
         self.key = key
         self.in_flight = 0
         self._quotas = quotas
+        self._now = quotas.now
         self._portion = Portion(tick=0, until=0)
         self._requests = self._tokens = self._calls = self._usd = 0.0  # what is left of it
         self._minute: dict[int, tuple[int, int]] = {}
         self._spent_usd = 0.0
-        self._recent = self._recent_tokens = 0
+        self._recent = _Recent()
         self._waiting: deque[_Waiter] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._refused: Portion | None = None  # what is refused without asking again, for a moment
         self._refused_until = 0.0
+        self._is_ending = False
 
     @property
     def grants(self) -> Grants:
@@ -86,9 +113,9 @@ class Account:
 
     async def ask(self, tokens: int) -> Leave:
         """Let a call in to which `enter` gave no leave. Raises `RateLimitError`, `BudgetExceededError`."""
-        now = now_s()
-        if now < self._refused_until:
-            raise self._refusal(self._portion, now)
+        now = self._now()
+        if self._refused is not None and now < self._refused_until:
+            raise self._refusal(self._refused, now)
         waiter = _Waiter(asyncio.get_running_loop().create_future(), self._counted(tokens), now)
         self._waiting.append(waiter)
         self._begin()
@@ -106,7 +133,7 @@ class Account:
         self.in_flight -= 1
         if tokens is not None and self.grants.tokens_per_minute is not None:
             more = tokens - leave.tokens
-            self._add(int(now_s() * TICKS) if more > 0 else leave.tick, 0, more)
+            self._add(int(self._now() * TICKS) if more > 0 else leave.tick, 0, more)
         if cost_usd and self.grants.budget_usd is not None:
             self._spent_usd += cost_usd
             self._usd -= cost_usd
@@ -143,29 +170,39 @@ class Account:
         return self._task is not None or bool(self.in_flight) or self._holds()
 
     async def aclose(self) -> None:
-        """Tell all of it."""
-        while self._task is not None or self._has_news():
+        """Tell all of it, and hand back what no call needs."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        self._is_ending = True
+        if self._has_news() or self._holds():
             await asyncio.wait([self._begin()])
 
     def _has_news(self) -> bool:
         grants = self.grants
-        idle = grants.concurrency is not None and self._calls > self.in_flight
+        is_over = self._now() >= self._portion.until - 1.5 * _TICK_S  # before the next look
+        idle = grants.concurrency is not None and self._calls - self.in_flight > (
+            0 if is_over else grants.concurrency // PART
+        )
         rest = (grants.requests_per_minute is not None and self._requests > 0) or (
             grants.tokens_per_minute is not None and self._tokens > 0
         )
-        is_over = now_s() >= self._portion.until
+        wants = self._portion.refusal == "concurrency" and is_over  # nobody does any more
         money = grants.budget_usd is not None and self._usd > 0 and is_over and not self.in_flight
-        return bool(self._spent_usd or self._minute or idle or (rest and is_over) or money)
+        return bool(self._spent_usd or idle or wants or ((rest or self._minute) and is_over) or money)
 
     def _holds(self) -> bool:
         grants = self.grants
-        return any(
-            limit is not None and left > 0
-            for limit, left in (
-                (grants.requests_per_minute, self._requests),
-                (grants.tokens_per_minute, self._tokens),
-                (grants.concurrency, self._calls),
-                (grants.budget_usd, self._usd),
+        return (
+            bool(self._minute)
+            or self._portion.refusal == "concurrency"
+            or any(
+                limit is not None and left > 0
+                for limit, left in (
+                    (grants.requests_per_minute, self._requests),
+                    (grants.tokens_per_minute, self._tokens),
+                    (grants.concurrency, self._calls),
+                    (grants.budget_usd, self._usd),
+                )
             )
         )
 
@@ -175,19 +212,19 @@ class Account:
         return 0 if limit is None else min(limit, tokens)
 
     def _take(self, tokens: int, *, is_new: bool = False) -> Leave | None:
+        now = self._now()
         if (
             self._requests < 1
             or self._tokens < tokens
             or self._calls <= self.in_flight
             or self._usd <= 0
-            or not (is_new or now_s() < self._portion.until)  # a slow disk must not use up a share
+            or not (is_new or now < self._portion.until)  # a slow disk must not use up a share
         ):
             return None
         self._requests -= 1
         self._tokens -= tokens
         self.in_flight += 1
-        self._recent += 1
-        self._recent_tokens += tokens
+        self._recent.add(now, tokens)
         return Leave(self._portion.tick, tokens)
 
     def _add(self, tick: int, requests: int, tokens: int) -> None:
@@ -197,7 +234,7 @@ class Account:
         self._minute[tick] = (before[0] + requests, before[1] + tokens)
 
     def _end(self) -> None:
-        self._refused_until = 0.0
+        self._refused = None
         self._quotas.watch(self)
 
     # -- with the store
@@ -220,6 +257,11 @@ class Account:
                     return
                 if portion.refusal is not None:
                     await asyncio.sleep(_AGAIN_S)
+        except Exception as error:  # whoever waits has it
+            while self._waiting:
+                waiter = self._waiting.popleft()
+                if not waiter.ready.done():
+                    waiter.ready.set_exception(error)
         finally:
             for waiter in self._waiting:  # some only where this was cancelled, at the end of the loop
                 waiter.ready.cancel()
@@ -236,8 +278,7 @@ class Account:
         self._requests = self._tokens = 0
         minute, self._minute = self._minute, {}
         spent_usd, self._spent_usd = self._spent_usd, 0.0
-        recent, self._recent = self._recent, 0
-        recent_tokens, self._recent_tokens = self._recent_tokens, 0
+        recent, recent_tokens = self._recent.counts(self._now()) if not self._is_ending else (0, 0)
         for waiter in batch:
             waiter.is_asked = True
         return Report(
@@ -255,13 +296,14 @@ class Account:
         )
 
     def _serve(self, portion: Portion) -> None:
-        now = now_s()
+        now = self._now()
         while self._waiting:
             waiter = self._waiting[0]
             if not waiter.ready.done():  # or else it is being cancelled
                 if portion.refusal is not None:
                     if not waiter.is_asked or (portion.others_hold and now < waiter.since + _PATIENCE_S):
                         return
+                    self._refused = portion
                     self._refused_until = now + min(_REFUSED_S, portion.wait_s)
                     waiter.ready.set_exception(self._refusal(portion, now))
                 else:
@@ -289,8 +331,9 @@ class Account:
 class Quotas:
     """The keys that have limits and are in use."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: Books, now: Callable[[], float] = now_s) -> None:
         self.books = books
+        self.now = now
         self.worker = f"{this_process()}/{secrets.token_hex(4)}"
         self._accounts: dict[str, Account] = {}
         self._watched: dict[str, Account] = {}
@@ -325,11 +368,11 @@ class Quotas:
 
     def _tick(self) -> None:
         self._timer = None
-        now = now_s()
+        now = self.now()
         for id_, account in list(self._watched.items()):
             if not account.tick(now):
                 del self._watched[id_]
-                del self._accounts[id_]
+                self._accounts.pop(id_, None)
                 self.books.forget(id_)
         if self._watched:
             self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._tick)

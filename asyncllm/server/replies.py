@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import msgspec
@@ -29,11 +30,12 @@ from asyncllm.errors import (
 )
 from asyncllm.scrub import redact
 
-__all__ = ["closing_headers", "http_status", "retry_headers", "send_json", "told_of"]
+__all__ = ["closing_headers", "http_status", "retry_headers", "send_json", "send_text", "told_of"]
 
 _log = logging.getLogger("asyncllm.server")
 _LATE = 408
 """The status of a client that is late itself."""
+_LONGEST_WAIT_S = 7 * 86400
 _JSON = (b"content-type", b"application/json")
 _encode = msgspec.json.Encoder().encode
 
@@ -44,6 +46,15 @@ async def send_json(send: Send, document: Any, status: int = 200, headers: Mappi
     told = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     length = (b"content-length", b"%d" % len(body))
     await send({"type": "http.response.start", "status": status, "headers": [_JSON, length, *told]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_text(send: Send, text: str) -> None:
+    """Send a text as the whole reply."""
+    body = text.encode("utf-8", "replace")
+    kind = (b"content-type", b"text/plain; charset=utf-8")
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": 200, "headers": [kind, length]})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -98,8 +109,9 @@ def http_status(error: AsyncLLMError) -> int:
 def retry_headers(error: AsyncLLMError) -> dict[str, str]:
     """When to ask again, where that is known."""
     wait_s = error.retry_after_s if isinstance(error, APIError) else None
-    if wait_s is None:
+    if wait_s is None or not 0 <= wait_s < inf:
         return {}
+    wait_s = min(wait_s, _LONGEST_WAIT_S)
     return {"retry-after": f"{max(1, round(wait_s))}", "retry-after-ms": f"{wait_s * 1000:.0f}"}
 
 

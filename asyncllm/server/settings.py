@@ -45,6 +45,8 @@ _POSITIVE = (
     "batch_drain_s",
     "max_in_flight",
     "queue_timeout_s",
+    "max_media_bytes",
+    "max_texts",
     "send_timeout_s",
     "body_timeout_s",
     "min_upload_bytes_per_s",
@@ -108,6 +110,10 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Rows of batches that are under way at one time, of all batches together: other calls go first."""
     batch_drain_s: float = 10
     """For rows under way to end when their batch is cancelled, or the server stops. They are asked again after that."""
+    max_media_bytes: int = 50 * 2**20
+    """Of the recording or the pictures of one call, which are held in memory."""
+    max_texts: int = 2048
+    """Of one call that embeds, judges or ranks them."""
     body_timeout_s: float = 60
     """For a body to arrive."""
     min_upload_bytes_per_s: int = 32 * 2**10

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from starlette.types import Receive, Scope, Send
 
 from asyncllm.server.departure import SlowReader, Watched
+from asyncllm.server.incoming import Incoming
 from asyncllm.watchdog import Waiter, Watchdog
 
 try:  # importing it replaces how uvicorn takes a signal, in the whole process
@@ -30,7 +31,7 @@ else:
 
     Server.handle_exit = _handle_exit  # type: ignore[method-assign]
 
-__all__ = ["EventStream"]
+__all__ = ["EventStream", "send_pieces"]
 
 
 class EventStream(EventSourceResponse):
@@ -72,6 +73,22 @@ class EventStream(EventSourceResponse):
             finally:
                 sending.leave()
                 await silence.aclose()
+
+
+async def send_pieces(
+    incoming: Incoming, pieces: AsyncIterator[bytes], media_type: str, *, dog: Watchdog, send_timeout_s: float
+) -> None:
+    """Send a body of `media_type` as it comes, within the same deadline. Raises `ClientGone`, as `EventStream`."""
+    async with Watched(incoming.receive) as watched:
+        sending = _Sending(dog, incoming.send, watched, send_timeout_s)
+        try:
+            headers = [(b"content-type", media_type.encode("latin-1", "replace"))]
+            await sending.send({"type": "http.response.start", "status": 200, "headers": headers})
+            async for piece in pieces:
+                await sending.send({"type": "http.response.body", "body": piece, "more_body": True})
+            await sending.send({"type": "http.response.body", "body": b""})
+        finally:
+            sending.leave()
 
 
 class _Sending(Waiter):

@@ -18,7 +18,7 @@ from asyncllm.workspace.usage_forms import csv_text, moment
 
 __all__ = ["Usage"]
 
-_ASKED = ("since", "until", "model", "key", "format")
+_ASKED = ("since", "until", "model", "key_id", "format")
 _SINCE_S = 31 * 86400
 _ROWS = 100_000
 _CSV = (b"content-type", b"text/csv; charset=utf-8")
@@ -42,7 +42,7 @@ class Usage(Endpoint):
             since=moment(asked["since"], "since") if "since" in asked else time.time() - _SINCE_S,
             until=moment(asked["until"], "until") if "until" in asked else float("inf"),
             tenant=_tenant(incoming.caller),
-            key=asked.get("key"),
+            key=asked.get("key_id"),
             model=asked.get("model"),
         )
         if len(rows) > _ROWS:

@@ -97,6 +97,7 @@ MIGRATIONS: Final = (
         worker TEXT NOT NULL,               -- a process that serves, as `lease.this_process` tells it
         calls INTEGER NOT NULL,             -- that it may have under way
         usd REAL NOT NULL,                  -- that it may spend
+        wants INTEGER NOT NULL,             -- whether it was refused calls because of others
         beat REAL NOT NULL,                 -- seconds since the machine was started
         PRIMARY KEY (key, worker)
     ) STRICT, WITHOUT ROWID;
@@ -104,6 +105,11 @@ MIGRATIONS: Final = (
         key TEXT PRIMARY KEY,
         began INTEGER NOT NULL,             -- the hour that the period of its budget began with
         usd REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE server_figures (
+        worker TEXT PRIMARY KEY,            -- as in key_share; empty for those that have ended, added up
+        beat REAL NOT NULL,                 -- seconds since the machine was started
+        body BLOB NOT NULL                  -- MessagePack of its counts
     ) STRICT, WITHOUT ROWID;
     """,
     """

@@ -9,6 +9,7 @@ from typing import Self
 
 from asyncllm.errors import StoreError
 from asyncllm.workspace.blobs import Blobs
+from asyncllm.workspace.board import Board
 from asyncllm.workspace.books import Books
 from asyncllm.workspace.database import FILE, Db, connect
 from asyncllm.workspace.folder import make_folder
@@ -36,6 +37,7 @@ class ServerStore:
         self._writer = Writer(self._connect, self.folder / FILE, self._points, waits=False)
         self._reader = Writer(self._connect, self.folder / FILE, self._points, waits=False)
         self.keys = KeyStore(self.folder, self._writer, self._reader)
+        self.board = Board(self._writer)
         self.books = Books(self._writer)
         self.usage = UsageBook(self._writer)
         self._blobs = Blobs(self.folder)
@@ -61,6 +63,11 @@ class ServerStore:
         finally:
             await self._reader.aclose()
             await self._writer.aclose()
+
+    @property
+    def commits(self) -> int:
+        """Transactions that have been written."""
+        return self._writer.commits
 
     def _connect(self) -> Db:
         if not self._create and not (self.folder / FILE).exists():

@@ -6,7 +6,8 @@ the processes never hold more than there is:
 
 - of the minute, what was taken is counted by tenths of a second, for as long as a share lasts longer than a minute;
 - of the calls at one time, and of the budget, each process has a row with what it holds. Rows of processes that have
-  ended, or that have not been heard of for `SILENT_S`, are dropped, and what they held is there again.
+  ended, or that have not been heard of for `SILENT_S`, are dropped, and what they held is there again. Where others
+  want calls and get none, whoever has more than an equal part of them goes back to that, call by call.
 
 What is refused while others hold shares that they have not used is less than the share of all of them together.
 """
@@ -22,7 +23,7 @@ from asyncllm.workspace.database import Db
 from asyncllm.workspace.keys import Grants
 from asyncllm.workspace.lease import has_ended
 
-__all__ = ["LIFE_S", "SILENT_S", "TICKS", "Portion", "Report", "exchange"]
+__all__ = ["LIFE_S", "PART", "Portion", "Report", "SILENT_S", "TICKS", "exchange"]
 
 LIFE_S = 0.5
 """Seconds for which a share may be used."""
@@ -32,8 +33,10 @@ TICKS = 10
 
 _KEPT = int((60 + LIFE_S) * TICKS) + 1
 """Ticks for which something counts: then whatever is used within any minute was counted together."""
-_PART = 8
+PART = 8
 """At most this part of what is left is taken beyond what is needed now."""
+_WANTED_S = 1.0
+"""For which a process that was refused calls counts as one that wants some."""
 _CRUMB = 1000
 """The part of a budget that is not divided any more."""
 
@@ -56,7 +59,7 @@ class Report(Struct, frozen=True, kw_only=True):
     """Of these calls together, and `least_tokens` of the first of them."""
     least_tokens: int = 0
     recent: int = 0
-    """Calls that began since the last report: as many are likely to come again."""
+    """Calls that began in the time that a share lasts: as many are likely to come again."""
     recent_tokens: int = 0
 
 
@@ -101,14 +104,21 @@ def exchange(db: Db, report: Report, now: float, unix: float) -> Portion:
             refusal, wait_s = "tokens_per_minute", _wait_s(db, key, "tokens", report.least_tokens - tokens, now)
         elif calls < report.in_flight + 1:
             refusal, wait_s = "concurrency", 1.0
-    needs = report.needed if refusal is None else 0
-    taken = _taken(requests, needs, report.recent)
-    taken_tokens = _taken(tokens, report.needed_tokens, report.recent_tokens) if needs else 0.0
-    held = report.in_flight + _taken(calls - report.in_flight, needs, report.recent if needs else 0)
-    share = _share_of_budget(grants, usd) if needs or report.in_flight else 0.0
-    if needs and (grants.requests_per_minute is not None or grants.tokens_per_minute is not None):
-        _add(db, key, tick, int(taken), 0 if grants.tokens_per_minute is None else int(taken_tokens))
-    _hold(db, report, 0 if grants.concurrency is None else int(held), share, now)
+    taken = taken_tokens = share = 0.0
+    held = min(calls, report.in_flight)
+    if refusal is None:
+        taken = _taken(requests, report.needed, report.recent)
+        taken_tokens = _taken(tokens, report.needed_tokens, report.recent_tokens)
+        held = min(calls, report.in_flight + _taken(calls - report.in_flight, report.needed, report.recent))
+    if report.in_flight or (refusal is None and (report.needed or report.recent)):
+        share = _share_of_budget(grants, usd)
+    counts = (
+        0 if grants.requests_per_minute is None else int(taken),
+        0 if grants.tokens_per_minute is None else int(taken_tokens),
+    )
+    if counts != (0, 0):
+        _add(db, key, tick, *counts)
+    _hold(db, report, int(max(held, report.in_flight)), share, now, wants=refusal == "concurrency")
     return Portion(
         tick=tick,
         until=now + LIFE_S,
@@ -130,7 +140,7 @@ def _taken(left: float, needed: int, recent: int) -> float:
     if left == inf:
         return needed
     taken = max(0, min(left, needed))
-    return taken + min(recent, (left - taken) // _PART) if needed else taken
+    return taken + max(0, min(recent, (left - taken) // PART))
 
 
 def _count(db: Db, report: Report, tick: int) -> None:
@@ -180,7 +190,12 @@ def _left_of_calls(db: Db, report: Report, now: float) -> float:
     left = limit - _held(db, report, "calls")
     if left < report.in_flight + report.needed and _bury(db, report, now):
         left = limit - _held(db, report, "calls")
-    return max(left, report.in_flight)
+    (wanting,) = db.execute(
+        "SELECT count(*) FROM key_share WHERE key = ? AND worker <> ? AND wants AND beat > ?",
+        (report.key, report.worker, now - _WANTED_S),
+    ).fetchone()
+    # Where there is less than one for each, they take turns.
+    return min(left, limit // (1 + wanting) or (not report.in_flight)) if wanting else left
 
 
 def _left_of_budget(db: Db, report: Report, now: float, unix: float) -> float:
@@ -198,7 +213,7 @@ def _share_of_budget(grants: Grants, left: float) -> float:
     limit = grants.budget_usd
     if limit is None or left <= 0:
         return 0.0
-    return left if left <= limit / _CRUMB else left / _PART
+    return left if left <= limit / _CRUMB else left / PART
 
 
 def _spent(db: Db, report: Report, unix: float) -> float:
@@ -238,13 +253,13 @@ def _others_hold(db: Db, report: Report) -> bool:
     return _held(db, report, "calls") > 0 or _held(db, report, "usd") > 0
 
 
-def _hold(db: Db, report: Report, calls: int, usd: float, now: float) -> None:
+def _hold(db: Db, report: Report, calls: int, usd: float, now: float, *, wants: bool) -> None:
     if report.grants.concurrency is None and report.grants.budget_usd is None:
         return
-    if calls or usd:
+    if calls or usd or wants:
         db.execute(
-            "INSERT OR REPLACE INTO key_share (key, worker, calls, usd, beat) VALUES (?, ?, ?, ?, ?)",
-            (report.key, report.worker, calls, usd, now),
+            "INSERT OR REPLACE INTO key_share (key, worker, calls, usd, wants, beat) VALUES (?, ?, ?, ?, ?, ?)",
+            (report.key, report.worker, calls, usd, int(wants), now),
         )
     else:
         db.execute("DELETE FROM key_share WHERE key = ? AND worker = ?", (report.key, report.worker))

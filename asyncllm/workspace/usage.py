@@ -60,8 +60,12 @@ class _Sum(Struct):
     unpriced: int = 0
 
     def add(self, other: _Sum) -> None:
-        for name in self.__struct_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.requests += other.requests
+        self.failures += other.failures
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        self.cost_usd += other.cost_usd
+        self.unpriced += other.unpriced
 
 
 class UsageBook:

@@ -25,7 +25,7 @@ from asyncllm.errors import (
 )
 from asyncllm.events import Event, Events, Ready
 from asyncllm.rejection import embedded_error
-from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Timeouts, Usage
+from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Timeouts, Tokens, Usage
 from asyncllm_llamacpp.body import check_supported, write_body, write_count
 from asyncllm_llamacpp.engine import Engine, borrow, give_back, require_same_process
 from asyncllm_llamacpp.generation import Generation, Handler
@@ -106,6 +106,27 @@ class LlamaCpp:
             told = await asyncio.to_thread(engine.ask, "POST", "/v1/chat/completions/input_tokens", body)
             tokens = msgspec.json.decode(told, type=_Counted).input_tokens
         return PromptCheck(tokens=tokens, limit=engine.facts.n_ctx, max_tokens=request.sampling.max_tokens or 0)
+
+    async def tokenize(self, request: Request, /) -> Tokens:
+        """By the model's tokenizer and template, tools included; see `asyncllm.backend.Tokenizer`."""
+        engine = await self._engine(request.model)
+        text, adds_marks = request.prompt, request.extra.get("add_special_tokens", True) is not False
+        bare = msgspec.structs.replace(request, extra={})
+        check_supported(bare, backend=self._name)
+        if request.is_chat:
+            body = write_count(bare, engine, backend=self._name)
+            told = await asyncio.to_thread(engine.ask, "POST", "/apply-template", body)
+            text, adds_marks = msgspec.json.decode(told, type=_Templated).prompt, True
+        assert isinstance(text, str)  # as the contract has it
+        ids = await asyncio.to_thread(_tokens, engine, text, adds_marks=adds_marks)
+        return Tokens(ids=tuple(ids), limit=engine.facts.n_ctx)
+
+    async def detokenize(self, request: Request, /) -> str:
+        """See `asyncllm.backend.Tokenizer`."""
+        engine = await self._engine(request.model)
+        body = msgspec.json.encode({"tokens": request.prompt})
+        told = await asyncio.to_thread(engine.ask, "POST", "/detokenize", body)
+        return msgspec.json.decode(told, type=_Text).content
 
     async def list_models(self) -> Sequence[ModelInfo]:
         """`smollm2` where it is installed, and what this client has loaded."""
@@ -211,6 +232,14 @@ class _Tokens(Struct):
     tokens: list[int]
 
 
+class _Templated(Struct):
+    prompt: str
+
+
+class _Text(Struct):
+    content: str
+
+
 class _Counted(Struct):
     input_tokens: int
 
@@ -276,8 +305,12 @@ def _require_fitting(engine: Engine, texts: Sequence[str]) -> None:
 
 
 def _count(engine: Engine, text: str) -> int:
-    body = msgspec.json.encode({"content": text, "add_special": True})
-    return len(msgspec.json.decode(engine.ask("POST", "/tokenize", body), type=_Tokens).tokens)
+    return len(_tokens(engine, text, adds_marks=True))
+
+
+def _tokens(engine: Engine, text: str, *, adds_marks: bool) -> list[int]:
+    body = msgspec.json.encode({"content": text, "add_special": adds_marks})
+    return msgspec.json.decode(engine.ask("POST", "/tokenize", body), type=_Tokens).tokens
 
 
 def _end(running: Sequence[Generation], engines: Sequence[Engine]) -> None:

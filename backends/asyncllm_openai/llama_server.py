@@ -1,7 +1,8 @@
 """llama.cpp's own server, which counts prompts by the model's tokenizer at routes of its own.
 
-Source: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md (`/tokenize`, `/props`,
-`/v1/chat/completions/input_tokens`). Environment: `LLAMA_API_KEY`, `LLAMA_SERVER_BASE_URL`.
+Source: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md (`/tokenize`, `/detokenize`,
+`/apply-template`, `/props`, `/v1/chat/completions/input_tokens`). Environment: `LLAMA_API_KEY`,
+`LLAMA_SERVER_BASE_URL`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from asyncllm.dialect import write_chat
 from asyncllm.dialect.lenient import decode
 from asyncllm.errors import NotFoundError
 from asyncllm.exchange import raise_embedded
-from asyncllm.types import PromptCheck, Request, Sampling
+from asyncllm.types import PromptCheck, Request, Sampling, Tokens
 from asyncllm_openai import gateways
 from asyncllm_openai.backend import OpenAI
 from asyncllm_openai.offered import offered
@@ -37,6 +38,18 @@ class _Counted(Struct):
     input_tokens: int
 
 
+class _Templated(Struct):
+    """The reply to `POST /apply-template`."""
+
+    prompt: str
+
+
+class _Text(Struct):
+    """The reply to `POST /detokenize`."""
+
+    content: str
+
+
 class _Slot(Struct, frozen=True):
     n_ctx: int | None = None
 
@@ -48,6 +61,8 @@ class _Props(Struct):
 
 
 _tokens = msgspec.json.Decoder(_Tokens)
+_templated = msgspec.json.Decoder(_Templated)
+_text = msgspec.json.Decoder(_Text)
 _counted = msgspec.json.Decoder(_Counted)
 _props = msgspec.json.Decoder(_Props)
 
@@ -63,7 +78,7 @@ def connect(config: Config, context: Context, /) -> Backend:
 def about(_: str, /) -> About:
     """A row of the table of backends."""
     told = gateways.about("llama-server")
-    return msgspec.structs.replace(told, calls=(*told.calls, "check_prompt"))
+    return msgspec.structs.replace(told, calls=(*told.calls, "check_prompt", "tokenize", "detokenize"))
 
 
 class _LlamaServer(OpenAI):
@@ -84,6 +99,26 @@ class _LlamaServer(OpenAI):
         return PromptCheck(
             tokens=tokens, limit=await self._limit(root, request), max_tokens=request.sampling.max_tokens or 0
         )
+
+    async def tokenize(self, request: Request, /) -> Tokens:
+        """By the server's tokenizer and template, tools included; see `asyncllm.backend.Tokenizer`."""
+        require_supported(request, self._supported, backend=self._name)
+        root = self._url.removesuffix("/v1")
+        adds_marks = request.extra.get("add_special_tokens", True) is not False
+        prompt: object = request.prompt
+        if request.is_chat:
+            bare = msgspec.structs.replace(request, sampling=Sampling(), constraint=None, stream=False, extra={})
+            said = await self._told("POST", f"{root}/apply-template", request, write_chat(bare, self._flavor))
+            prompt, adds_marks = decode(said, _templated, "a prompt").prompt, True
+        asked = msgspec.json.encode({"content": prompt, "add_special": adds_marks})
+        said = await self._told("POST", f"{root}/tokenize", request, asked)
+        return Tokens(ids=tuple(decode(said, _tokens, "tokens").tokens), limit=await self._limit(root, request))
+
+    async def detokenize(self, request: Request, /) -> str:
+        """See `asyncllm.backend.Tokenizer`."""
+        asked = msgspec.json.encode({"tokens": request.prompt})
+        said = await self._told("POST", f"{self._url.removesuffix('/v1')}/detokenize", request, asked)
+        return decode(said, _text, "a text").content
 
     async def _limit(self, root: str, request: Request) -> int | None:
         """Tokens of one slot, prompt and answer together; a server of several models does not say."""

@@ -24,7 +24,7 @@ from asyncllm.errors import ConfigError, NotFoundError
 from asyncllm.events import Events
 from asyncllm.exchange import Prepared, raise_embedded
 from asyncllm.media import Ranking, Transcript
-from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Timeouts
+from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Timeouts, Tokens
 from asyncllm_openai.backend import OpenAI
 from asyncllm_openai.vllm_constraints import Spelling, constrained
 
@@ -56,9 +56,17 @@ class _Counted(Struct):
 
     count: int
     max_model_len: int | None = None
+    tokens: list[int] = []
+
+
+class _Text(Struct):
+    """The reply to `POST /detokenize`."""
+
+    prompt: str
 
 
 _counted = msgspec.json.Decoder(_Counted)
+_text = msgspec.json.Decoder(_Text)
 
 
 class VLLMServer:
@@ -121,6 +129,19 @@ class VLLMServer:
         counted = await self._count(request)
         return PromptCheck(tokens=counted.count, limit=counted.max_model_len, max_tokens=room)
 
+    async def tokenize(self, request: Request, /) -> Tokens:
+        """By the server's tokenizer and template, tools included; see `asyncllm.backend.Tokenizer`."""
+        require_supported(request, _CHAT if request.is_chat else _COMPLETION, backend=self._name)
+        if self._verify:
+            await self._check_model(request.model)
+        counted = await self._count(request)
+        return Tokens(ids=tuple(counted.tokens), limit=counted.max_model_len)
+
+    async def detokenize(self, request: Request, /) -> str:
+        """See `asyncllm.backend.Tokenizer`."""
+        body = msgspec.json.encode({"model": request.model, "tokens": request.prompt})
+        return decode(await self._told("detokenize", body, request), _text, "a text").prompt
+
     async def list_models(self) -> Sequence[ModelInfo]:
         """What `GET /v1/models` lists, adapters included, each with the tokens that it takes."""
         return await self._server.list_models()
@@ -142,12 +163,15 @@ class VLLMServer:
             model=request.model, messages=request.messages, prompt=request.prompt, tools=request.tools, extra=extra
         )
         body = write_chat(bare) if bare.is_chat else write_completion(bare)
-        url = f"{self._root}/tokenize"  # which stands beside /v1, not in it
+        return decode(await self._told("tokenize", body, request), _counted, "a token count")
+
+    async def _told(self, path: str, body: bytes, request: Request) -> bytes:
+        url = f"{self._root}/{path}"  # which stands beside /v1, not in it
         call = HttpCall(url=url, body=body, headers=self._headers, timeouts=request.timeouts)
         async with self._transport.open(call) as reply:
             said = await reply.read()
         raise_embedded(call, said)
-        return decode(said, _counted, "a token count")
+        return said
 
     async def _check_model(self, model: str) -> None:
         """Raise `NotFoundError` unless the server lists `model`; once known it is not asked again."""

@@ -30,5 +30,15 @@ def about(_: str, /) -> About:
     return About(
         summary="vLLM's own server",
         variables=("VLLM_API_KEY", "VLLM_BASE_URL"),
-        calls=("chat", "complete", "embed", "check_prompt", "list_models", "transcribe", "rerank"),
+        calls=(
+            "chat",
+            "complete",
+            "embed",
+            "check_prompt",
+            "tokenize",
+            "detokenize",
+            "list_models",
+            "transcribe",
+            "rerank",
+        ),
     )

@@ -123,6 +123,11 @@ class RowCalls:
             asked = await self._service.pictures.fetch(asked)
         except InvalidRequestError as error:
             _refuse(error)
+        if settings.fetch_urls:
+            try:
+                asked = await self._service.pictures.fetch(asked)
+            except InvalidRequestError as error:
+                _refuse(error)
         extra = {field: asked.extra[field] for field in settings.passed_fields & asked.extra.keys()}
         call = client.ask(msgspec.structs.replace(asked, model="", stream=False, extra=extra), model=model)
         return msgspec.structs.replace(await call.whole(), request_id=None, model=None)

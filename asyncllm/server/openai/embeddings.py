@@ -11,6 +11,7 @@ from asyncllm.server.bodies import read_body
 from asyncllm.server.departure import Watched
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.incoming import Incoming
+from asyncllm.server.openai.wire import check_count
 from asyncllm.server.replies import send_json
 
 __all__ = ["Embeddings"]
@@ -30,6 +31,7 @@ class Embeddings(Endpoint):
         """See `Endpoint`."""
         body = await read_body(incoming, self.service.settings)
         asked = read_embeddings_request(body)
+        check_count(asked.texts, "input", self.service.settings)
         name, model = self.find(incoming, asked.model)
         client = self.service.upstream.client
         dimensions = asked.dimensions if isinstance(asked.dimensions, int) else None

@@ -4,12 +4,14 @@ import { Refused, ask, askJson, count, find, isLockedOut, keys, make, span } fro
 
 const LIVE_MS = 1000;
 const BATCHES_MS = 3000;
+const LIVE_SHOWN = 3; // unless all are asked for
 const USAGE_MS = 10000;
 const MODELS_MS = 20000;
 const DAY_S = 86400;
 const FINAL = [403, 404, 405, 501]; // what will not be there later either, unless with another key
 
 let model = "";
+let showsAll = false;
 
 /** The model that is chosen, by its name. */
 export const chosenModel = () => model;
@@ -26,6 +28,10 @@ export function startPanels() {
   keys.addEventListener("changed", () => panels.forEach((panel) => panel.again()));
   document.addEventListener("visibilitychange", now);
   document.addEventListener("viewchange", now);
+  find("more-live").addEventListener("click", () => {
+    showsAll = !showsAll;
+    now();
+  });
   now();
 }
 
@@ -123,13 +129,17 @@ async function showLive() {
   const reply = await ask("server/live");
   const clock = Date.parse(reply.headers.get("date")) || Date.now(); // the server's, as its times are
   const calls = (await reply.json()).data;
+  const button = find("more-live");
+  button.hidden = calls.length <= LIVE_SHOWN;
+  button.textContent = showsAll ? "Show fewer" : `Show all ${count(calls.length)}`;
+  button.setAttribute("aria-expanded", showsAll);
   find("live").replaceChildren(
-    ...calls.map((one) => {
-      const tokens = one.output_tokens == null ? "" : ` · ${count(one.output_tokens)} out`;
+    ...calls.slice(0, showsAll ? undefined : LIVE_SHOWN).map((one) => {
+      const tokens = ` · ${count(one.input_tokens)} in · ${count(one.output_tokens)} out`;
       const who = one.key ? ` · key ${one.key}` : "";
-      const row = make("li", {}, make("strong", {}, one.model), make("span", { class: "figure" }, span(clock - one.began_at * 1000)));
-      row.append(make("span", { class: "small" }, `${one.route}${who}${tokens}`));
-      return row;
+      const ms = clock - one.began_at * 1000;
+      return make("li", {}, make("strong", {}, one.model), make("span", { class: "figure" }, ms < 1000 ? "< 1 s" : span(ms)),
+        make("span", { class: "small" }, `${one.route}${who}${tokens}`));
     }),
   );
   return calls.length > 0;
@@ -155,7 +165,7 @@ async function showUsage() {
       const cost = sum.cost ? `$${sum.cost.toFixed(sum.cost < 1 ? 4 : 2)}` : sum.unpriced ? "no price" : "$0";
       const failed = sum.failures ? `, ${count(sum.failures)} failed` : "";
       return make("li", {}, make("strong", {}, sum.name), make("span", { class: "figure" }, cost),
-        make("span", { class: "small" }, `${sum.tenant} · ${count(sum.requests)} requests${failed} · ${count(sum.in)} tokens in · ${count(sum.out)} out`));
+        make("span", { class: "small" }, `${sum.tenant} · ${count(sum.requests)} ${sum.requests === 1 ? "request" : "requests"}${failed} · ${count(sum.in)} tokens in · ${count(sum.out)} out`));
     }),
   );
   return rows.length > 0;

@@ -123,11 +123,11 @@ class _Reader:
             turn.parts.append(TextPart(_text(item, "content", place)))
 
     def _said(self, turn: _Turn, part: object, place: str) -> None:
-        said = cast("_Item", part) if isinstance(part, dict) else {}
-        if said.get("type") == "refusal":
-            turn.refusals.append(_text(said, "refusal", place))
+        item = _object(part, place)
+        if item.get("type") == "refusal":
+            turn.refusals.append(_text(item, "refusal", place))
         else:
-            turn.parts.append(self._part(part, place))
+            turn.parts.append(self._part(item, place))
 
     def _reasoning(self, item: _Item, place: str) -> None:
         content: Any = item.get("content") or []
@@ -135,9 +135,8 @@ class _Reader:
             raise InvalidRequestError(f"{place}.content is a list of parts", field=f"{place}.content")
         turn = self._open()
         for at, part in enumerate(cast("list[object]", content)):
-            if not isinstance(part, dict):
-                raise InvalidRequestError("a part is an object with a type", field=f"{place}.content[{at}]")
-            turn.thoughts.append(_text(cast("_Item", part), "text", f"{place}.content[{at}]"))
+            here = f"{place}.content[{at}]"
+            turn.thoughts.append(_text(_object(part, here), "text", here))
         id_, is_sealed = str(item.get("id") or ""), bool(item.get("encrypted_content"))
         if is_sealed or (content and not id_.startswith(MADE)):
             turn.sealed = id_ if turn.blocks and is_sealed and id_ else turn.sealed
@@ -158,9 +157,7 @@ class _Reader:
         return _joined([self._part(part, f"{place}[{at}]") for at, part in enumerate(parts)])
 
     def _part(self, part: object, place: str) -> ContentPart:
-        if not isinstance(part, dict):
-            raise InvalidRequestError(f"{place}: a part is an object with a type", field=place)
-        read = _read_part(cast("_Item", part), place)
+        read = _read_part(_object(part, place), place)
         check_part(read, place, self._settings)
         return read
 
@@ -222,6 +219,12 @@ def _audio(part: _Item, place: str) -> AudioPart:
     except InvalidRequestError:
         raise InvalidRequestError(f"{field}.data is not valid base64", field=f"{field}.data") from None
     return AudioPart(data, _text(audio, "format", field))
+
+
+def _object(part: object, place: str) -> _Item:
+    if not isinstance(part, dict):
+        raise InvalidRequestError(f"{place}: a part is an object with a type", field=place)
+    return cast("_Item", part)
 
 
 def _text(item: _Item, name: str, place: str) -> str:

@@ -58,6 +58,7 @@ Options
 
 Calls beside `open`
     a prompt is counted or the count refused
+    tokens are told and read again or refused
     texts are embedded in order or refused
     models are listed or the list refused
     a backend that answers says that it is alive

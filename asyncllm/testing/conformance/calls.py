@@ -6,10 +6,11 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 
-from asyncllm.backend import Backend, Embedder, EmbedRequest, Health, JobBackend, Models, PromptChecker
+from asyncllm.backend import Backend, Embedder, EmbedRequest, Health, JobBackend, Models, PromptChecker, Tokenizer
 from asyncllm.client import Client
 from asyncllm.errors import UnsupportedError
 from asyncllm.testing.conformance.subject import Subject, check
+from asyncllm.types import Request
 
 __all__ = ["CallChecks"]
 
@@ -35,6 +36,24 @@ class CallChecks(Subject):
         if longer.limit is not None and self.max_tokens is not None:
             asked = self.request(max_tokens=longer.limit)
             assert not await backend.check_prompt(asked), "a prompt fits beside an answer as long as the limit"
+
+    @check
+    async def test_tokens_are_told_and_read_again_or_refused(self, backend: Backend) -> None:
+        """The tokens of a text say it again, and those of a conversation are as many as are counted."""
+        if not isinstance(backend, Tokenizer):
+            await self._refused(backend, "tokenize", lambda client: client.tokenize("Hello"))
+            await self._refused(backend, "detokenize", lambda client: client.detokenize([1]))
+            return
+        text = "one two three"
+        asked = Request(model=self.model, prompt=text, extra={"add_special_tokens": False})
+        told = await backend.tokenize(asked)
+        assert told.ids, "a text has no tokens"
+        assert all(type(one) is int and one >= 0 for one in told.ids), "a token is no number from 0 up"
+        again = await backend.detokenize(Request(model=self.model, prompt=told.ids))
+        assert again.strip() == text, "the tokens of a text are those of another"
+        if isinstance(backend, PromptChecker):
+            counted = await backend.check_prompt(self.request(text))
+            assert len(await backend.tokenize(self.request(text))) == counted.tokens, "more or fewer than are counted"
 
     @check
     async def test_texts_are_embedded_in_order_or_refused(self, backend: Backend) -> None:

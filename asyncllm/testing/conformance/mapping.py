@@ -17,6 +17,7 @@ from asyncllm.backend import (
     JobRequest,
     Models,
     PromptChecker,
+    Tokenizer,
     VideoRequest,
 )
 from asyncllm.client import Client
@@ -215,6 +216,8 @@ class MappingChecks(Failing):
                 calls["embed"] = lambda: backend.embed(embed)
             if isinstance(backend, PromptChecker):
                 calls["check_prompt"] = lambda: backend.check_prompt(self.request(CANARY))
+            if isinstance(backend, Tokenizer):
+                calls["tokenize"] = lambda: backend.tokenize(self.request(CANARY))
             if isinstance(backend, Models):
                 calls["list_models"] = backend.list_models
             if isinstance(backend, JobBackend):

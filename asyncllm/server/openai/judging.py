@@ -1,0 +1,152 @@
+"""`POST /v1/moderations`, and `POST /v1/rerank` as vLLM, Jina and Cohere have it.
+
+Sources: https://platform.openai.com/docs/api-reference/moderations, https://docs.vllm.ai (the re-rank API).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from msgspec import Struct
+
+from asyncllm.dialect.served import read_document
+from asyncllm.errors import InvalidRequestError
+from asyncllm.estimate import estimated_texts
+from asyncllm.media import Moderation, Ranking
+from asyncllm.server.bodies import read_body
+from asyncllm.server.departure import Watched
+from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.generation import check_part
+from asyncllm.server.incoming import Incoming
+from asyncllm.server.openai.wire import check_count, given, passed, read_fields, said_as
+from asyncllm.server.replies import send_json
+from asyncllm.server.settings import ServerSettings
+from asyncllm.types import ImagePart, TextPart
+
+__all__ = ["Moderations", "Rerank"]
+
+
+class _Url(Struct):
+    url: str
+
+
+class _Part(Struct):
+    type: str
+    text: str | None = None
+    image_url: _Url | None = None
+
+
+class _Moderation(Struct):
+    input: str | list[str | _Part]
+    model: str = ""
+
+
+class Moderations(Endpoint):
+    """Whether content is harmful."""
+
+    async def answer(self, incoming: Incoming) -> None:
+        """See `Endpoint`."""
+        settings = self.service.settings
+        document = read_document(await read_body(incoming, settings))
+        asked = read_fields(document, _Moderation)
+        content = _content(asked.input, settings)
+        name, model = self.find(incoming, asked.model)
+        extra = given(extra=passed(document, _Moderation, settings))
+        texts = [one.text if isinstance(one, TextPart) else one for one in content if not isinstance(one, ImagePart)]
+        async with self.admit(incoming, name, estimated_texts(texts)) as ticket:
+            with said_as(name, {"content": "input"}):
+                async with Watched(incoming.receive):
+                    found = await self.service.upstream.client.moderate(content, model=model, **extra)
+            ticket.count(found)
+        await send_json(incoming.send, {"id": f"modr-{incoming.id}", "model": name, "results": _verdicts(found)})
+
+
+def _content(input_: str | list[str | _Part], settings: ServerSettings) -> Sequence[str | TextPart | ImagePart]:
+    if isinstance(input_, str):
+        return [input_]
+    check_count(input_, "input", settings)
+    return [_part(one, f"input[{at}]", settings) for at, one in enumerate(input_)]
+
+
+def _part(part: str | _Part, place: str, settings: ServerSettings) -> str | TextPart | ImagePart:
+    if isinstance(part, str):
+        return part
+    if part.type == "text" and part.text is not None:
+        return TextPart(part.text)
+    if part.type == "image_url" and part.image_url is not None:
+        image = ImagePart(url=part.image_url.url)
+        check_part(image, place, settings)
+        return image
+    raise InvalidRequestError(f"{place} is text with its text, or image_url with its image_url", field=place)
+
+
+def _verdicts(found: Moderation) -> list[dict[str, Any]]:
+    raw = found.raw
+    told: object = cast("dict[str, Any]", raw).get("results") if isinstance(raw, dict) else None
+    results = cast("list[Any]", told) if isinstance(told, list) else []
+    return [
+        {
+            "flagged": verdict.flagged,
+            "categories": verdict.categories,
+            "category_scores": verdict.scores,
+            "category_applied_input_types": _applied(results[at] if at < len(results) else None)
+            or {name: ["text"] for name in verdict.categories},
+        }
+        for at, verdict in enumerate(found)
+    ]
+
+
+def _applied(result: object) -> Mapping[str, Any] | None:
+    """Which kinds of input each category was looked for in, where the service says so."""
+    told: object = cast("dict[str, Any]", result).get("category_applied_input_types") if isinstance(result, dict) else 0
+    return cast("dict[str, Any]", told) if isinstance(told, dict) else None
+
+
+class _Document(Struct):
+    text: str
+
+
+class _Rerank(Struct):
+    query: str
+    documents: list[str | _Document]
+    model: str = ""
+    top_n: int | None = None
+    return_documents: bool = True
+
+
+class Rerank(Endpoint):
+    """Documents in the order in which they answer a query."""
+
+    async def answer(self, incoming: Incoming) -> None:
+        """See `Endpoint`."""
+        settings = self.service.settings
+        document = read_document(await read_body(incoming, settings))
+        asked = read_fields(document, _Rerank)
+        check_count(asked.documents, "documents", settings)
+        texts = [one if isinstance(one, str) else one.text for one in asked.documents]
+        name, model = self.find(incoming, asked.model)
+        options = given(top_n=asked.top_n, extra=passed(document, _Rerank, settings))
+        async with self.admit(incoming, name, estimated_texts([asked.query, *texts])) as ticket:
+            with said_as(name):
+                async with Watched(incoming.receive):
+                    found = await self.service.upstream.client.rerank(asked.query, texts, model=model, **options)
+            ticket.count(found)
+        reply = {"id": f"rerank-{incoming.id}", "model": name, "results": _ranks(found, texts, asked)}
+        await send_json(incoming.send, {**reply, **_usage(found)})
+
+
+def _ranks(found: Ranking, texts: Sequence[str], asked: _Rerank) -> list[dict[str, Any]]:
+    return [
+        {
+            "index": rank.index,
+            "relevance_score": rank.score,
+            **({"document": {"text": texts[rank.index]}} if asked.return_documents else {}),
+        }
+        for rank in found
+    ]
+
+
+def _usage(found: Ranking) -> dict[str, Any]:
+    tokens = found.usage.input_tokens
+    return {} if tokens is None else {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
