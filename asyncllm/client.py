@@ -22,7 +22,6 @@ from asyncllm.backend import (
     Clock,
     Embedder,
     EmbedRequest,
-    Health,
     ModelGetter,
     Models,
     PromptChecker,
@@ -66,6 +65,7 @@ from asyncllm.toolruns.rounds import Rounds, ToolOptions, ToolRun, run_tools
 from asyncllm.toolruns.stream import ToolStream
 from asyncllm.trail import Kind, Trail
 from asyncllm.types import Embeddings, Limits, ModelInfo, Price, PromptCheck, Request, Response, Timeouts
+from asyncllm.upkeep import Upkeep
 from asyncllm.watchdog import Watchdog
 
 __all__ = ["Client"]
@@ -74,10 +74,9 @@ T = TypeVar("T")
 
 _NO_TIMEOUTS = Timeouts()
 _CLOSE_S = 10
-_ALIVE_S = 10
 
 
-class Client(MediaCalls, TokenCalls, JobCalls, BatchCalls):
+class Client(MediaCalls, TokenCalls, JobCalls, BatchCalls, Upkeep):
     """Talks to every installed backend; one client serves any number of tasks of one event loop.
 
     `model` is what calls use that name none: `backend:model`, an alias of the configuration, or several in order of
@@ -276,11 +275,10 @@ class Client(MediaCalls, TokenCalls, JobCalls, BatchCalls):
         A backend that can be asked is asked; of any other, being connected is all that can be known.
         """
         try:
-            backend = self._target(model).place.backend
-            async with asyncio.timeout(_ALIVE_S):
-                return await backend.is_alive() if isinstance(backend, Health) else True
+            place = self._target(model).place
         except Exception:
             return False
+        return await place.is_alive()
 
     def resolve_model(self, model: Model | None = None) -> str:
         """What a call would be sent to first, without connecting it. Raises `ConfigError` where no model is there."""
@@ -377,7 +375,7 @@ class Client(MediaCalls, TokenCalls, JobCalls, BatchCalls):
         self._bind()
         return [
             Candidate(target.place, msgspec.structs.replace(request, model=target.model), target.tariff)
-            for target in self._routes.resolve(model)
+            for target in self._routes.resolve(model, request)
         ]
 
     def _target(self, model: Model | None) -> Target:

@@ -20,7 +20,10 @@ own tools read, which each backend knows for itself. The file is the first of: t
 
     [groups.spread]                     # one name for several places that share the work
     members = { eu = 3, "openai:gpt-x" = 1 }                 # by weight; or a list, which weighs all alike
-    pick = "weighted"                                        # or "least-busy"
+    pick = "weighted"                                        # or "least-busy", or "prefix"
+
+    [server]                            # of `asyncllm serve`, as in asyncllm.server.ServerSettings
+    models = { chat = "fast" }
 
     [prices]                            # of models that have no deployment of their own
     "openai:gpt-x" = { input_usd = 2.0, output_usd = 8.0 }
@@ -112,13 +115,18 @@ class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     members: list[str] | dict[str, float]
     """Deployments, aliases or `backend:model` strings, with their weights where these differ."""
-    pick: Literal["weighted", "least-busy"] = "weighted"
-    """`weighted` draws lots; `least-busy` takes the one with the fewest calls under way for its weight. The others
-    follow in case it fails. Members that are not there are passed over."""
+    pick: Literal["weighted", "least-busy", "prefix"] = "weighted"
+    """`weighted` draws lots; `least-busy` takes the one with the fewest calls under way for its weight; `prefix` sends
+    prompts that begin alike to the same one, unless that has far more to do than the others, for engines that keep what
+    they have read. The others follow in case it fails. Members that are not there are passed over."""
+    prefix_chars: int = 4096
+    """How much of a prompt tells its beginning, for `prefix`: of tools, system text and the first turn of a user."""
 
     def __post_init__(self) -> None:
         if not self.members:
             raise ConfigError("a group needs at least one member", field="members")
+        if self.prefix_chars < 1:
+            raise ConfigError(f"prefix_chars is at least 1; got {self.prefix_chars}", field="prefix_chars")
         for name, weight in self.weights.items():
             if not (type(weight) in (int, float) and 0 < weight < float("inf")):
                 raise ConfigError(f"the weight of {name!r} is a number above zero; got {weight!r}", field="members")
@@ -144,6 +152,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     backends: dict[str, BackendSettings] = {}
     cool_down_s: Annotated[float, Meta(ge=0)] = 10
     """For how long others are asked first, where there are others, after a place could not answer."""
+    probe_s: Annotated[float, Meta(gt=0)] | None = None
+    """How often places that stand beside others are asked whether they would answer, while a server runs. One that has
+    not said so twice is left out until it does."""
+    server: dict[str, Any] = {}
+    """Settings of `asyncllm serve`, by the names of `asyncllm.server.ServerSettings`; nobody else looks at them."""
 
     def __post_init__(self) -> None:
         for field, kind in _KINDS.items():  # in code, nobody has looked yet

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterator, Mapping
+from typing import Self
 
 import msgspec
+from msgspec import Struct
 
 from asyncllm.backend import Config
 
-__all__ = ["Noted", "identify"]
+__all__ = ["Noted", "Origin", "identify"]
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
@@ -36,6 +38,25 @@ class Noted(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._env)
+
+
+class Origin(Struct, frozen=True):
+    """What a backend was connected with."""
+
+    identity: str
+    variables: tuple[str, ...]
+    """Those that it has read."""
+
+    @classmethod
+    def of(cls, config: Config, env: Noted) -> Self:
+        """That of a backend which has been connected."""
+        return cls(identify(config, env), tuple(env.read))
+
+    def fits(self, config: Config, env: Noted) -> bool:
+        """Whether a backend that is connected now would be the same."""
+        for name in self.variables:
+            env.get(name)
+        return identify(config, env) == self.identity
 
 
 def identify(config: Config, env: Noted) -> str:

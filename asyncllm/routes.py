@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,12 +14,13 @@ from asyncllm.backend import Backend, Config, Context, Secret, Transport
 from asyncllm.calls import Model
 from asyncllm.config import BackendSettings, Deployment, Settings
 from asyncllm.errors import ConfigError
-from asyncllm.identity import Noted, identify
+from asyncllm.identity import Noted, Origin
 from asyncllm.middleware.limits import Limiter
 from asyncllm.place import Means, Place, Target
 from asyncllm.prices import Prices
 from asyncllm.registry import Registry
-from asyncllm.types import Limits, Noun, Price
+from asyncllm.spread import Member, Spread
+from asyncllm.types import Limits, Noun, Price, Request
 
 __all__ = ["Arguments", "Routes"]
 
@@ -47,27 +47,6 @@ class _Location(Struct, frozen=True):
     backend: str
     model: str
     settings: BackendSettings
-
-
-class _Spread(Struct, frozen=True):
-    """The members of a group, to be asked in an order that is drawn for each call."""
-
-    members: list[tuple[list[Target], float]]
-    pick: str
-
-    def order(self) -> list[Target]:
-        """Who is asked first, and who then."""
-        if self.pick == "least-busy":
-
-            def rank(member: tuple[list[Target], float]) -> tuple[float, float]:
-                return (member[0][0].place.limiter.in_flight + 1) / member[1], random.random()
-        else:
-
-            def rank(member: tuple[list[Target], float]) -> tuple[float, float]:
-                # The smallest of exponential draws: each member comes first as often as its weight says.
-                return random.expovariate(member[1]), 0.0
-
-        return [target for targets, _ in sorted(self.members, key=rank) for target in targets]
 
 
 class Routes:
@@ -101,17 +80,25 @@ class Routes:
         self._transport = transport
         self._owned: Transport | None = None  # one that was made here, and so is closed here
         self._places: dict[str, Place] = {}
+        self._before: Routes | None = None  # whose places are taken over just now
+        self._lent: set[str] = set()  # keys of places whose backends somebody else closes by now
+        self.probe_s = settings.probe_s
+        """How often to ask places that stand beside others, as configured."""
+        self.is_probed = False
+        """Whether somebody does."""
         self._targets: dict[str, list[Target]] = {}
-        self._spreads: dict[str, _Spread] = {}
+        self._spreads: dict[str, Spread] = {}
         self._missing: dict[str, ConfigError] = {}
         self._only = None
         if backend is not None:
             name = type(backend).__name__
             # Nobody else knows what this object is like: what it answers is kept for this client alone.
-            self._only = self._place(name, name, BackendSettings(), backend, secrets.token_hex())
+            limiter = self._limiter(BackendSettings())
+            origin = Origin(secrets.token_hex(), ())
+            self._only = Place(backend, name=name, label=name, limiter=limiter, means=means, origin=origin)
 
-    def resolve(self, model: Model | None = None) -> list[Target]:
-        """The places to try, in order. Connects what is not connected yet.
+    def resolve(self, model: Model | None = None, request: Request | None = None) -> list[Target]:
+        """The places to try, in order, for a call of `request`. Connects what is not connected yet.
 
         Of several, those that are not there are passed over: unknown, not installed, or lacking a setting or a key.
 
@@ -123,9 +110,9 @@ class Routes:
             return known
         names = self._names(model)
         if len(names) == 1:
-            return self._resolve(names[0])
+            return self._resolve(names[0], request)
         seen: dict[tuple[int, str], Target] = {}  # a place that two of the names lead to is asked once
-        for target in self._present(names, self._resolve):
+        for target in self._present(names, lambda name: self._resolve(name, request)):
             seen.setdefault((id(target.place), target.model), target)
         return list(seen.values())
 
@@ -190,9 +177,55 @@ class Routes:
             return self._target(label)
         return self._target(f"{label}:{model}") if model else Target(self.place(label), "")
 
+    def alternatives(self) -> list[Place]:
+        """Places that stand beside others: of groups, and of names for several models. Connects them."""
+        settings = self._settings
+        names = [*settings.groups, *settings.aliases, *([] if self._default is None else [self._default])]
+        found: dict[Place, None] = {}
+        for name in [] if self._only else names:
+            try:
+                places = dict.fromkeys(target.place for target in self.resolve(name))
+            except ConfigError:  # no call gets there either
+                continue
+            if len(places) > 1:
+                found |= places
+        return list(found)
+
+    def take_over(self, other: Routes, models: Sequence[Model]) -> None:
+        """Connect `models`, with the backends and the transport of `other` where the settings are the same.
+
+        Raises `ConfigError`; then nothing was taken over.
+        """
+        is_given = self._transport is not None and self._transport is not other._transport
+        self._before = None if is_given or self._only or other._only else other
+        own, taken = self._transport, self._before is not None and self._transport is None
+        if taken:
+            self._transport = other._transport
+        known = set(self._places)
+        try:
+            for model in models:
+                self.resolve(model)
+        except ConfigError:
+            for key in self._taken(other) - known:
+                del self._places[key]
+            self._targets.clear()
+            self._spreads.clear()
+            self._transport = own
+            raise
+        finally:
+            self._before = None
+        other._lent |= self._taken(other)
+        if taken and self._owned is None:
+            self._owned, other._owned = other._owned, None
+
+    def _taken(self, other: Routes) -> set[str]:
+        theirs = other._places
+        return {key for key, place in self._places.items() if key in theirs and place.backend is theirs[key].backend}
+
     async def aclose(self) -> None:
         """Close every backend, then the transport unless it was given; one that fails keeps no other open."""
-        places = [*self._places.values(), *([self._only] if self._only else [])]
+        places = [place for key, place in self._places.items() if key not in self._lent]
+        places += [self._only] if self._only else []
         self._places.clear()
         self._targets.clear()
         self._means.dog.close()
@@ -223,7 +256,7 @@ class Routes:
             raise ConfigError("model is a text such as 'openai:gpt-x', or a list of them", field="model")
         return names
 
-    def _resolve(self, name: str) -> list[Target]:
+    def _resolve(self, name: str, request: Request | None = None) -> list[Target]:
         targets = self._targets.get(name)
         if targets is not None:
             return targets
@@ -233,7 +266,7 @@ class Routes:
         else:
             expanded = self._settings.expand(name)
             if any(one in self._settings.groups for one in expanded):
-                return [target for one in expanded for target in self._spread(one)]
+                return [target for one in expanded for target in self._spread(one, request)]
             targets = (
                 [self._target(name) for name in expanded]
                 if len(expanded) == 1
@@ -242,7 +275,7 @@ class Routes:
         self._targets[name] = targets
         return targets
 
-    def _spread(self, name: str) -> list[Target]:
+    def _spread(self, name: str, request: Request | None) -> list[Target]:
         """The targets of a group, in an order that differs from call to call; of anything else, its own."""
         group = self._settings.groups.get(name)
         if group is None:
@@ -250,20 +283,26 @@ class Routes:
         spread = self._spreads.get(name)
         if spread is None:
             weights = group.weights
-            members = self._present(list(weights), lambda member: [(self._resolve(member), weights[member])])
-            spread = self._spreads[name] = _Spread(members, group.pick)
-        return spread.order()
+            members = self._present(
+                list(weights), lambda member: [Member(member, self._resolve(member), weights[member])]
+            )
+            spread = self._spreads[name] = Spread(group, members)
+        return spread.order(request)
 
     def _target(self, name: str) -> Target:
         location = self._locate(name)
         own = location.settings.price if isinstance(location.settings, Deployment) else None
         own = own or self._prices.own.get(name) or self._prices.own.get(f"{location.backend}:{location.model}")
         place = self._connect(location)
-        about = self.registry.beside(location.backend, "about")
-        if own is None and about is not None and not about(location.backend).variables:
-            return Target(place, location.model)  # it takes neither key nor address: nobody charges for it
+        if own is None and self.is_local(place):
+            return Target(place, location.model)  # nobody charges for it
         tariff = self._prices.tariff(own, location.model, label=place.label, backend=location.backend, url=place.url)
         return Target(place, location.model, tariff)
+
+    def is_local(self, place: Place) -> bool:
+        """Whether it takes neither key nor address."""
+        about = self.registry.beside(place.name, "about")
+        return about is not None and not about(place.name).variables
 
     def _locate(self, name: str) -> _Location:
         deployment = self._settings.deployments.get(name)
@@ -307,14 +346,29 @@ class Routes:
 
             self._transport = self._owned = AiohttpTransport()
         env = Noted(self._env)
-        context = Context(transport=self._transport, clock=self._means.clock, env=env)
-        label = location.key.removeprefix("deployment ")
-        backend = connect(config, context)
-        identity = identify(config, env)
-        place = self._place(location.backend, label, location.settings, backend, identity)
+        twin = None if self._before is None else self._before.twin(location.key, config, env)
+        if twin is None:
+            backend = connect(config, Context(transport=self._transport, clock=self._means.clock, env=env))
+        else:
+            backend = twin.backend
+        origin = Origin.of(config, env)
+        place = self._places[location.key] = Place(
+            backend,
+            name=location.backend,
+            label=location.key.removeprefix("deployment "),
+            limiter=self._limiter(location.settings, twin),
+            means=self._means,
+            origin=origin,
+        )
         place.url = config.base_url or next((value for value in env.read.values() if value and "://" in value), None)
-        self._places[location.key] = place
+        if twin is not None:
+            place.resemble(twin)
         return place
+
+    def twin(self, key: str, config: Config, env: Noted) -> Place | None:
+        """The place of that name, if `config` and `env` would connect it as it is."""
+        place = None if key in self._lent else self._places.get(key)
+        return place if place is not None and place.origin.fits(config, env) else None
 
     def _config(self, location: _Location) -> Config:
         """The settings of a place. A key that was given as an argument needs no variable."""
@@ -337,7 +391,10 @@ class Routes:
         except ConfigError:  # the first of several is not there, and what was meant for it goes to no other
             return ""
 
-    def _place(self, name: str, label: str, settings: BackendSettings, backend: Backend, identity: str) -> Place:
+    def _limiter(self, settings: BackendSettings, twin: Place | None = None) -> Limiter:
         limits = settings.limits or self._limits
-        limiter = limits if isinstance(limits, Limiter) else Limiter(limits, self._means.clock)
-        return Place(backend, name=name, label=label, limiter=limiter, means=self._means, identity=identity)
+        if isinstance(limits, Limiter):
+            return limits
+        if twin is not None and twin.limiter.limits == limits:
+            return twin.limiter  # calls of both are under way at once
+        return Limiter(limits, self._means.clock)

@@ -20,6 +20,7 @@ import asyncllm
 from asyncllm.cache import MemoryCache
 from asyncllm.clock import LoopClock
 from asyncllm.events import Event, Events, Ready
+from asyncllm.identity import Origin
 from asyncllm.middleware import Open, bottom
 from asyncllm.middleware.cached import cached
 from asyncllm.middleware.deadlines import deadlines
@@ -125,7 +126,7 @@ def _stacks() -> list[tuple[str, _Way]]:
     bounded = asyncllm.Limiter(asyncllm.Limits(concurrency=64, requests_per_minute=10**9, tokens_per_minute=10**12))
     means = Means(clock=clock, dog=dog, retry=_POLICY)
     places = [
-        Place(_Answers(), name=name, label=name, limiter=limiter, means=means, identity=name)
+        Place(_Answers(), name=name, label=name, limiter=limiter, means=means, origin=Origin(name, ()))
         for name in ("one", "other")
     ]
     extras: list[tuple[str, Open]] = [

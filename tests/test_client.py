@@ -302,7 +302,7 @@ async def test_is_alive_never_raises_and_never_hangs(monkeypatch: pytest.MonkeyP
             assert server.requests[0].path == "/models"
     async with Client(model="openai:x", base_url=server.url, env={}) as client:
         assert not await client.is_alive()
-    monkeypatch.setattr("asyncllm.client._ALIVE_S", 0.1)
+    monkeypatch.setattr("asyncllm.place._ALIVE_S", 0.1)
     async with FaultyServer([Stall()]) as server, Client(model="openai:x", base_url=server.url, env={}) as client:
         assert not await client.is_alive()
     for status in (401, 500, 503):

@@ -67,9 +67,11 @@ FLOOR = {
     "token_calls": 5,
     "once": 5,
     "routes": 5,
+    "spread": 5,
     "stream": 5,
     "text_stream": 5,
     "toolruns": 5,
+    "upkeep": 5,
     "client": 6,
     "instances": 6,
     "sync": 6,
@@ -109,6 +111,8 @@ NEIGHBOURS = {
     ("dialect", "sse"),
     ("config", "backend"),
     ("client", "routes"),
+    ("routes", "spread"),
+    ("upkeep", "routes"),
     ("jobs", "batch"),  # many jobs go through the one fan-out
     ("jobs", "media_calls"),  # how pictures and recordings are given
     ("jobs", "once"),

@@ -316,7 +316,8 @@ async def test_a_client_that_takes_nothing_is_cut_off_and_its_work_ended() -> No
 async def test_the_server_says_how_it_is() -> None:
     async with server_of("echo:x") as url, aiohttp.ClientSession() as http:
         async with http.get(f"{url}/health") as health, http.get(f"{url}/ready") as ready:
-            assert (health.status, await ready.json()) == (200, {"status": "ready", "models": {"echo:x": True}})
+            told = {"status": "ready", "models": {"echo:x": True}, "members": {"echo": "up"}}
+            assert (health.status, await ready.json()) == (200, told)
         async with http.get(f"{url}/version") as version:
             assert await version.json() == {"version": asyncllm.__version__}
 

@@ -48,6 +48,7 @@ def _run(argv: Sequence[str] | None, signals: Signals) -> int:
             parser.print_help()
             return OK
         args.signals = signals
+        args.argv = sys.argv[1:] if argv is None else list(argv)
         run: Callable[[Namespace], int] = import_module(f"asyncllm.cli.{args.module}").run
         return run(args)
     except AsyncLLMError as error:

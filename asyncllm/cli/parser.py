@@ -159,13 +159,15 @@ or whole, and the list of models. Requests name a model as -m does; without -m t
 group of asyncllm.toml, and with nothing configured it is the local model. The one line on stdout is the address, a
 client's base URL. On an address of this machine alone nobody needs a key; on any other everybody does, which
 `asyncllm keys add` makes. Ctrl-C (status 130) or SIGTERM (143) lets streams end for --drain seconds, and then ends
-it.""",
+it. SIGHUP reads asyncllm.toml again, with what its table [server] says, and breaks nothing off; a wrong one is one line
+on stderr, and what was there stays.""",
     )
     add_target(parser)
     group = parser.add_argument_group("where to listen")
     group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="of this machine (default: 127.0.0.1)")
     group.add_argument("--port", type=int, default=8000, metavar="N", help="port, 0 for any free one (default: 8000)")
     group.add_argument("--uds", metavar="PATH", help="a Unix socket in place of address and port")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="processes that answer (default: 1)")
     group.add_argument("--drain", type=int, default=30, metavar="SECONDS", help="for streams to end (default: 30)")
     group = parser.add_argument_group("who may ask")
     add_store(group.add_argument, "folder of the server's keys and of what they have used")

@@ -2,7 +2,8 @@
 
 The next one is asked only while nothing of an answer has arrived, and only after an error that another place could
 do better at: a place that is down, overloaded, out of quota or without the model. An error that is the caller's own,
-such as a bad request, is raised at once. A place that has just failed is asked last for a while.
+such as a bad request, is raised at once. A place that has just failed is asked last for a while, and one that is known
+to be down only where all are.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Askable(Protocol):
     label: str
     open: Open
     cooling_until: float
+    is_down: bool
 
     def fail(self, error: APIError, now: float) -> None:
         """It could not answer a call."""
@@ -54,7 +56,8 @@ class Fallback:
         time = asyncio.get_running_loop().time
         now = time()
         # Sorting is stable: those that are not cooling keep their order, and come before those that are.
-        order = sorted(self._candidates, key=lambda candidate: max(0.0, candidate[0].cooling_until - now))
+        there = [candidate for candidate in self._candidates if not candidate[0].is_down] or self._candidates
+        order = sorted(there, key=lambda candidate: max(0.0, candidate[0].cooling_until - now))
         for position, (place, request) in enumerate(order):
             trail.ask(place.name, place.label, request)
             self._inner = place.open(request, trail)

@@ -89,7 +89,7 @@ def app(client: Client, settings: ServerSettings = ServerSettings(), *, store: S
 
 
 def application_of(service: Service) -> Starlette:
-    """The same of a service that is there already."""
+    """The same of a service that is there already, which can have its client replaced while it answers."""
     return Starlette(
         routes=[Route(path, endpoint(service, path), methods=[method]) for method, path, endpoint in _ROUTES],
         middleware=gate_of(service.settings),

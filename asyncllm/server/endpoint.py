@@ -67,7 +67,8 @@ class Endpoint(ABC):
                 needed = None if self.takes_any_key else self.needs
                 incoming.caller = await self.service.access.identify(scope, needed)
             caller = incoming.caller
-            await self.answer(incoming)
+            with self.service.upstream.held():
+                await self.answer(incoming)
         except ClientGone as gone:
             is_slow = isinstance(gone, SlowReader)
             self.service.figures.add("asyncllm_slow_readers_total" if is_slow else "asyncllm_clients_gone_total")

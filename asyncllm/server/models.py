@@ -29,6 +29,10 @@ class Served:
         """All of them, or those of `allowed`, the default first."""
         return [name for name in self._models if allowed is None or name in allowed]
 
+    def models(self) -> Sequence[Model]:
+        """What the client calls them."""
+        return list(self._models.values())
+
     def find(self, name: str, allowed: Collection[str] | None = None) -> tuple[str, Model]:
         """The name a request means, and what the client calls it. Raises `NotFoundError`, which says what there is."""
         names = self.names(allowed)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING, Self
 
-from msgspec import Struct
+import msgspec
 
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
@@ -15,21 +17,17 @@ from asyncllm.server.figures import Figures
 from asyncllm.server.keyring import Keyring
 from asyncllm.server.models import Served
 from asyncllm.server.pictures import Pictures
-from asyncllm.server.settings import ServerSettings
+from asyncllm.server.settings import LIVE, ServerSettings
+from asyncllm.server.upstream import Upstream
 from asyncllm.watchdog import Watchdog
 from asyncllm.workspace.served import ServerStore
 
 if TYPE_CHECKING:
     from asyncllm.server.batches.work import BatchWork
 
-__all__ = ["Service", "Upstream"]
+__all__ = ["Service"]
 
-
-class Upstream(Struct, frozen=True, eq=False):
-    """What stands behind the routes: a client, and those of its models that are served."""
-
-    client: Client
-    served: Served
+_log = logging.getLogger("asyncllm.server")
 
 
 class Service:
@@ -41,10 +39,10 @@ class Service:
     def __init__(self, client: Client, settings: ServerSettings, store: ServerStore | None) -> None:
         if settings.needs_key and store is None:
             raise ConfigError("keys are needed, and there is no store of them: give one", field="store")
-        self.settings = settings
+        self.settings: ServerSettings = settings
         self.store = store
         self.upstream = Upstream(client, Served(client, settings.models))
-        """A call goes by what it was when the call came."""
+        """What requests go to; each holds it for as long as it lasts."""
         self.access = Access(None if store is None else Keyring(store.keys), is_needed=settings.needs_key)
         self.figures = Figures()
         self.admission = Admission(settings, store, self.figures)
@@ -66,3 +64,33 @@ class Service:
     async def __aexit__(self, *_: object) -> None:
         if self.batches is not None:
             await self.batches.aclose()
+
+    async def replace(self, client: Client, settings: ServerSettings | None = None) -> None:
+        """Answer with `client` from now on, by `settings` where they are given, those of `LIVE` that is.
+
+        What is the same of both clients is taken over as it is, engines and connections included. This returns once no
+        request uses the one before, or after `handover_s`; whoever gave that one closes it then.
+
+        Raises `ConfigError` where a model is not there; then everything is as it was.
+        """
+        await self.released(self.swap(client, settings))
+
+    def swap(self, client: Client, settings: ServerSettings | None = None) -> Upstream:
+        """What `replace` does at first. Returns what requests went to before, for `released`."""
+        before = self.upstream
+        asked = settings or self.settings
+        settings = msgspec.structs.replace(self.settings, **{name: getattr(asked, name) for name in LIVE})
+        upstream = Upstream(client, Served(client, settings.models))
+        client.take_over(before.client, upstream.served.models())
+        upstream.follow(before)
+        self.upstream, self.settings = upstream, settings
+        return before
+
+    async def released(self, before: Upstream) -> None:
+        """Return once no request uses `before`, or after `handover_s`."""
+        seconds = self.settings.handover_s
+        try:
+            async with asyncio.timeout(seconds):
+                await before.unused()
+        except TimeoutError:
+            _log.warning("calls go on %s seconds after the configuration was read: where they go is closed", seconds)

@@ -13,16 +13,24 @@ from asyncllm.server.app import application_of
 from asyncllm.server.connections import Gate, raise_file_limit
 from asyncllm.server.exposure import guarded
 from asyncllm.server.protocol import protocol_of
+from asyncllm.server.reload import Kept, Renew
+from asyncllm.server.seat import Seat
 from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
 from asyncllm.server.unix import leave_unix, listen_unix
 from asyncllm.workspace.served import ServerStore
 
-__all__ = ["serve"]
+__all__ = ["address_of", "listen", "serve"]
 
 _BACKLOG = 2048
+_BACKLOG_OF_WORKERS = 1
+"""Of connections that come at once, a worker takes one a turn, and leaves the others theirs."""
 _DRAIN_S = 30
 _KEEP_ALIVE_S = 5
+
+
+def _no_note(_: str) -> None:
+    """Nobody wants to know."""
 
 
 async def serve(
@@ -35,20 +43,25 @@ async def serve(
     uds: str | None = None,
     drain_s: int = _DRAIN_S,
     tell: Callable[[str], None],
+    note: Callable[[str], None] = _no_note,
+    renew: Renew | None = None,
+    seat: Seat | None = None,
 ) -> None:
     """Answer requests until SIGINT or SIGTERM; then streams may end for `drain_s` seconds. `tell` hears the address.
+
+    With `renew`, SIGHUP has the server answer by what that gives; `note` hears of it. A worker has a `seat`, whose
+    socket is listened on already.
 
     Where others than this machine reach the address, they need keys. Raises `ConfigError` for an address that cannot be
     listened on, and where keys are needed and `store` has none that is good; `StoreError`.
     """
-    settings = await guarded(settings, store, host if uds is None else None)
-    service = Service(client, settings, store)
-    listening = _listen(host, port) if uds is None else listen_unix(uds, backlog=_BACKLOG)
+    service = Service(client, await guarded(settings, store, host if uds is None else None), store)
+    listening = seat.listening if seat is not None else listen(host, port, uds)
     gate = Gate(settings, files=raise_file_limit())
     config = uvicorn.Config(
         application_of(service),
         http=protocol_of(gate),
-        backlog=_BACKLOG,
+        backlog=_BACKLOG if seat is None else _BACKLOG_OF_WORKERS,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=drain_s,
         log_config=None,
@@ -58,17 +71,28 @@ async def serve(
         ws="none",
     )
     try:
-        tell(f"http://{_written(listening)}" if uds is None else f"unix:{uds}")
-        async with service:
+        async with Kept(service, settings, renew, note), service:
+            if seat is None:
+                tell(address_of(listening, uds))
+            else:
+                seat.take()
             await uvicorn.Server(config).serve([listening])
     finally:
         gate.close()
         listening.close()
-        if uds is not None:
+        if uds is not None and seat is None:
             leave_unix(uds)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def address_of(listening: socket.socket, uds: str | None) -> str:
+    """Where a server is to be found."""
+    return f"http://{_written(listening)}" if uds is None else f"unix:{uds}"
+
+
+def listen(host: str, port: int, uds: str | None) -> socket.socket:
+    """A socket that connections wait at. Raises `ConfigError` as `serve` does."""
+    if uds is not None:
+        return listen_unix(uds, backlog=_BACKLOG)
     address = "127.0.0.1" if host == "localhost" else host
     # By its protocol asyncio knows that small writes are not to wait for one another, 40 ms a reply.
     kind = socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -10,8 +10,27 @@ from msgspec import Struct
 from asyncllm.calls import Model
 from asyncllm.errors import ConfigError
 
-__all__ = ["ServerSettings"]
+__all__ = ["LIVE", "ServerSettings"]
 
+LIVE = frozenset({
+    "models",
+    "passed_fields",
+    "max_body_bytes",
+    "max_messages",
+    "max_choices",
+    "max_depth",
+    "max_file_bytes",
+    "max_stored_bytes",
+    "max_stored_files",
+    "max_batch_rows",
+    "max_active_batches",
+    "body_timeout_s",
+    "min_upload_bytes_per_s",
+    "send_timeout_s",
+    "keep_alive_s",
+    "handover_s",
+})  # fmt: skip
+"""What a running server changes when its configuration is read again; the rest counts from its next start on."""
 _POSITIVE = (
     "max_body_bytes",
     "max_messages",
@@ -113,6 +132,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """For a client to take what is sent, before it is cut off and its work ended."""
     keep_alive_s: float = 15
     """Of silence in a stream, before something without a meaning is sent."""
+    handover_s: float = 600
+    """For calls under way when the configuration is read again, before what is not in it any more is closed."""
 
     max_in_flight: int = 256
     """Calls under way at one time, of all keys together; of each process where there are several."""
@@ -122,7 +143,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """For a turn to come, before the call is refused."""
 
     def __post_init__(self) -> None:
-        for name in (*_POSITIVE, "keep_alive_s"):
+        for name in (*_POSITIVE, "keep_alive_s", "handover_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is above zero", field=name)
         if not all(_HOST.fullmatch(name) for name in self.hosts or ()):

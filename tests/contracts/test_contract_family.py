@@ -115,7 +115,7 @@ ALIVE: dict[str, tuple[list[Op], bool]] = {
 async def test_row_019_azure_is_alive_if_it_answers_and_takes_the_key(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncllm.client._ALIVE_S", 0.3)
+    monkeypatch.setattr("asyncllm.place._ALIVE_S", 0.3)
     script, alive = ALIVE[name]
     async with FaultyServer(script) as server, azure(server) as client:
         assert await client.is_alive() is alive

@@ -11,6 +11,7 @@ import msgspec
 from asyncllm.batch.lost import NoWorkerError
 from asyncllm.batch.rows import Answer, AnyAsk
 from asyncllm.calls import Model
+from asyncllm.client import Client
 from asyncllm.errors import (
     BadRequestError,
     InternalServerError,
@@ -26,6 +27,7 @@ from asyncllm.server.admission import Ticket
 from asyncllm.server.generation import check_asked
 from asyncllm.server.incoming import Caller, Incoming
 from asyncllm.server.replies import told_of
+from asyncllm.server.upstream import Upstream
 from asyncllm.types import Request
 from asyncllm.workspace.keys import Key
 from asyncllm.workspace.tenants import StoredBatch
@@ -63,8 +65,7 @@ class RowCalls:
 
     async def ask(self, asked: AnyAsk, _: Model | None) -> Answer:
         """What a row asks. Raises `APIError`: a row is refused for what a request would be refused for."""
-        grants = None if self.key is None else self.key.grants.models
-        name, model = self._service.upstream.served.find(asked.model, grants)
+        name, _ = self._find(asked, self._service.upstream)
         self._check(asked)
         while True:
             wait_s = _AGAIN_S
@@ -78,7 +79,9 @@ class RowCalls:
                     except (RateLimitError, OverloadedError) as error:  # its key, or the server, has no room for it
                         wait_s = error.retry_after_s or _AGAIN_S
                     else:
-                        answer = await self._answer(asked, model)
+                        upstream = self._service.upstream  # another than before, it may be, after so long a wait
+                        entered.enter_context(upstream.held())
+                        answer = await self._answer(asked, self._find(asked, upstream)[1], upstream.client)
                         ticket.begin()
                         ticket.count(answer)
                         return answer
@@ -107,8 +110,11 @@ class RowCalls:
         incoming = msgspec.structs.replace(self._incoming, caller=caller)
         return self._service.admission.admit(incoming, name, estimated_tokens(asked), estimated_input(asked))
 
-    async def _answer(self, asked: AnyAsk, model: Model) -> Answer:
-        client, settings = self._service.upstream.client, self._service.settings
+    def _find(self, asked: AnyAsk, upstream: Upstream) -> tuple[str, Model]:
+        return upstream.served.find(asked.model, None if self.key is None else self.key.grants.models)
+
+    async def _answer(self, asked: AnyAsk, model: Model, client: Client) -> Answer:
+        settings = self._service.settings
         if not isinstance(asked, Request):
             dimensions = asked.dimensions if isinstance(asked.dimensions, int) else None
             found = await client.embed(asked.texts, model=model, dimensions=dimensions)

@@ -33,10 +33,11 @@ class Embeddings(Endpoint):
         asked = read_embeddings_request(body)
         check_count(asked.texts, "input", self.service.settings)
         name, model = self.find(incoming, asked.model)
+        client = self.service.upstream.client
         dimensions = asked.dimensions if isinstance(asked.dimensions, int) else None
         async with self.admit(incoming, name, estimated_input(asked)) as ticket:
             async with Watched(incoming.receive):
-                found = await self.service.upstream.client.embed(asked.texts, model=model, dimensions=dimensions)
+                found = await client.embed(asked.texts, model=model, dimensions=dimensions)
             ticket.count(found)
         in_base64 = _form.decode(body).encoding_format == "base64"
         known = msgspec.structs.replace(found, model=None)
