@@ -218,6 +218,9 @@ class Message(Noun, frozen=True):
     """The model's own words for not answering."""
     reasoning_blocks: tuple[ReasoningBlock, ...] = ()
     """What the provider wants to see again of an assistant's thinking, in order."""
+    is_error: bool = False
+    """In a `tool` turn: the call failed, and `content` says how. OpenAI's API and its like have no place for it beside
+    that text."""
 
     _private = frozenset({"content", "reasoning", "refusal"})
 
@@ -661,8 +664,10 @@ class ResponseChoice(Noun, frozen=True):
     finish_reason_raw: str | None = None
     """The backend's own word."""
     logprobs: tuple[TokenLogprob, ...] | None = None
+    stop: str | None = None
+    """The stop text that it ended at, where the backend says so."""
 
-    _private = frozenset({"logprobs"})
+    _private = frozenset({"logprobs", "stop"})
 
 
 _NO_CHOICE = ResponseChoice(0, Message("assistant"))

@@ -4,7 +4,7 @@ The other way of `replies`: what is written here for a response is read there as
 has a place for it. Timings, costs and reasoning blocks have none.
 
 Source: https://platform.openai.com/docs/api-reference (the chat completion, completion and embeddings objects), with
-`reasoning_content` as vLLM and DeepSeek have it.
+`reasoning_content` as DeepSeek has it, and the `stop_reason` of a choice as vLLM has it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = [
     "write_chat_reply",
     "write_completion_reply",
     "write_embeddings_reply",
+    "write_end",
     "write_logprobs",
     "write_text_logprobs",
     "write_usage",
@@ -53,7 +54,7 @@ def write_completion_reply(response: Response, *, id_: str = "", model: str = ""
                 "index": choice.index,
                 "text": choice.message.text,
                 "logprobs": None if choice.logprobs is None else write_text_logprobs(choice.logprobs),
-                "finish_reason": _finish_reason(choice),
+                **write_end(_finish_reason(choice), choice.stop),
             }
             for choice in response.choices
         ],
@@ -80,7 +81,7 @@ def _chat_choice(choice: ResponseChoice) -> dict[str, Any]:
         "index": choice.index,
         "message": _message(choice.message),
         "logprobs": None if logprobs is None else write_logprobs(logprobs),
-        "finish_reason": _finish_reason(choice),
+        **write_end(_finish_reason(choice), choice.stop),
     }
 
 
@@ -100,6 +101,11 @@ def _message(message: Message) -> dict[str, Any]:
 
 def _finish_reason(choice: ResponseChoice) -> str | None:
     return choice.finish_reason or choice.finish_reason_raw
+
+
+def write_end(reason: str | None, stop: str | None) -> dict[str, Any]:
+    """Why a choice ended, and the stop text that it ended at, where that is known."""
+    return {"finish_reason": reason} if stop is None else {"finish_reason": reason, "stop_reason": stop}
 
 
 def write_logprobs(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:

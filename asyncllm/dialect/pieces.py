@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from asyncllm.collect import merged_usage
-from asyncllm.dialect.answers import write_logprobs, write_text_logprobs, write_usage
+from asyncllm.dialect.answers import write_end, write_logprobs, write_text_logprobs, write_usage
 from asyncllm.dialect.faults import write_error
 from asyncllm.errors import AsyncLLMError
 from asyncllm.events import (
@@ -136,7 +136,7 @@ class ChunkWriter:
     def _other(self, event: Event, written: list[bytes]) -> None:
         match event:
             case Finished():
-                written.append(self._chunk(event.index, {}, reason=self._reason(event)))
+                written.append(self._chunk(event.index, {}, reason=self._reason(event), stop=event.stop))
             case UsageReport():
                 self._usage = merged_usage(self._usage, event.usage)
             case LogprobsDelta():
@@ -170,7 +170,15 @@ class ChunkWriter:
     def _delta(self, index: int, field: str, text: str) -> bytes:
         return self._chunk(index, {field: text} if self._is_chat else {"text": text})
 
-    def _chunk(self, index: int, delta: dict[str, Any], *, logprobs: Any = None, reason: str | None = None) -> bytes:
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        *,
+        logprobs: Any = None,
+        reason: str | None = None,
+        stop: str | None = None,
+    ) -> bytes:
         if self._is_chat:
             if index not in self._begun:
                 self._begun.add(index)
@@ -178,7 +186,7 @@ class ChunkWriter:
             body: dict[str, Any] = {"delta": delta}
         else:
             body = {"text": "", **delta}
-        choice = {"index": index, **body, "logprobs": logprobs, "finish_reason": reason}
+        choice = {"index": index, **body, "logprobs": logprobs, **write_end(reason, stop)}
         document: dict[str, Any] = {**self._head, "choices": [choice]}
         if self._continuous:
             document["usage"] = write_usage(self._usage)

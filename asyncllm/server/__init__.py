@@ -3,8 +3,8 @@
 `app` puts the routes together, and `service` has what they share; `openai` and `anthropic` have what is each API's own.
 `endpoint` is one route: `access` says who asks, `bodies` takes a request in, within limits, `admission` lets a call
 begin and keeps its account, `generation` makes it, `departure` ends its work when its client goes, and `replies` and
-`streams` send what comes of it. `serving` runs it all with uvicorn. Nothing else of asyncllm imports starlette, sse_starlette or
-uvicorn.
+`streams` send what comes of it. `serving` runs it all with uvicorn. Nothing else of asyncllm imports starlette,
+sse_starlette or uvicorn.
 """
 
 from asyncllm.server.app import app

@@ -22,8 +22,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     none. Without any, it is the client's own model."""
     needs_key: bool = False
     """Whether whoever asks has to have a key of the server's store. Without, keys that are brought are looked at."""
-    passed_fields: frozenset[str] = frozenset({"response_format"})
-    """Fields of bodies that asyncllm has no name for and that go to the backend as they are. Others are ignored."""
+    passed_fields: frozenset[str] = frozenset({"response_format", "thinking"})
+    """Fields of bodies that asyncllm has no name for and that go to the backend as they are. Of the others, those that
+    ask for another answer are refused, and the rest ignored."""
     fetch_urls: bool = False
     """Whether a picture may be an address, which whatever is behind the model fetches from where it stands."""
     max_body_bytes: int = 8 * 2**20

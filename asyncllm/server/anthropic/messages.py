@@ -31,6 +31,8 @@ class _Told(Endpoint):
 class Messages(_Told, Generation):
     """Answers conversations."""
 
+    unmet = dict.fromkeys(("container", "context_management", "mcp_servers"), "leave it out")
+
     def read(self, body: bytes) -> Request:
         """See `Generation`."""
         return read_messages_request(body)

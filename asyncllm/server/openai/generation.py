@@ -6,8 +6,10 @@ import time
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from asyncllm.dialect.answers import write_chat_reply, write_completion_reply
+from asyncllm.dialect.constraints import CONSTRAINT_FIELDS
 from asyncllm.dialect.pieces import ChunkWriter
 from asyncllm.dialect.served import read_chat_request, read_completion_request
 from asyncllm.errors import InvalidRequestError
@@ -26,15 +28,23 @@ class _Streamed(msgspec.Struct):
     stream_options: _StreamOptions | None = None
 
 
+_LEAVE = "leave it out"
+_ONE_FORM = "give it as response_format, or as one json, regex, choice or grammar"
+_CONSTRAINTS = dict.fromkeys(sorted(CONSTRAINT_FIELDS), _ONE_FORM)
 _streamed = msgspec.json.Decoder(_Streamed)
 
 
 class Chats(Generation):
     """Answers conversations."""
 
+    unmet = {
+        **_CONSTRAINTS, "audio": _LEAVE, "function_call": "give tool_choice", "functions": "give them as tools",
+        "prompt_logprobs": _LEAVE, "web_search_options": _LEAVE,
+    }  # fmt: skip
+
     def read(self, body: bytes) -> Request:
         """See `Generation`."""
-        return read_chat_request(body)
+        return _meant(read_chat_request(body))
 
     def reply(self, response: Response, request_id: str, model: str) -> dict[str, Any]:
         """See `Generation`."""
@@ -48,9 +58,11 @@ class Chats(Generation):
 class Completions(Generation):
     """Continues texts."""
 
+    unmet = {**_CONSTRAINTS, "echo": _LEAVE, "prompt_logprobs": _LEAVE, "suffix": _LEAVE}
+
     def read(self, body: bytes) -> Request:
         """See `Generation`."""
-        return read_completion_request(body)
+        return _meant(read_completion_request(body))
 
     def reply(self, response: Response, request_id: str, model: str) -> dict[str, Any]:
         """See `Generation`."""
@@ -59,6 +71,16 @@ class Completions(Generation):
     def writer(self, body: bytes, request_id: str, model: str) -> ChunkWriter:
         """See `Generation`."""
         return _writer(body, f"cmpl-{request_id}", model, is_chat=False)
+
+
+def _meant(asked: Request) -> Request:
+    """The same without lists that are empty: no stop text says no more than leaving the field out."""
+    empty = {
+        name: UNSET for name in ("stop", "stop_token_ids", "logit_bias") if getattr(asked.sampling, name) in ((), {})
+    }
+    if not empty:
+        return asked
+    return msgspec.structs.replace(asked, sampling=msgspec.structs.replace(asked.sampling, **empty))
 
 
 def _writer(body: bytes, id_: str, model: str, *, is_chat: bool) -> ChunkWriter:
