@@ -301,6 +301,8 @@ Constraint: TypeAlias = JsonSchema | Regex | Choice | Grammar
 
 _Count: TypeAlias = Annotated[int, Meta(ge=1)]
 _Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
+_StopText: TypeAlias = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
+_TOKEN_IDS = {"propertyNames": {"pattern": "^[0-9]+$"}}
 
 
 class Sampling(Noun, frozen=True, kw_only=True, omit_defaults=True):
@@ -310,7 +312,7 @@ class Sampling(Noun, frozen=True, kw_only=True, omit_defaults=True):
     """Output tokens at most, reasoning included."""
     temperature: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
     top_p: Annotated[float, Meta(gt=0, le=1)] | UnsetType = UNSET
-    stop: str | tuple[str, ...] | UnsetType = UNSET
+    stop: _StopText | tuple[_StopText, ...] | UnsetType = UNSET
     """Texts that end the answer; they are not part of it unless `include_stop_str_in_output` is set."""
     seed: int | UnsetType = UNSET
     presence_penalty: _Penalty | UnsetType = UNSET
@@ -320,7 +322,7 @@ class Sampling(Noun, frozen=True, kw_only=True, omit_defaults=True):
     """Alternatives a token, most likely first; asks for `logprobs` too."""
     n: _Count | UnsetType = UNSET
     """Independent answers to the same prompt."""
-    logit_bias: dict[str, float] | UnsetType = UNSET
+    logit_bias: Annotated[dict[str, float], Meta(extra_json_schema=_TOKEN_IDS)] | UnsetType = UNSET
     """Token id, as text, to the bias added to its logit."""
     reasoning_effort: str | UnsetType = UNSET
     top_k: Annotated[int, Meta(ge=-1)] | UnsetType = UNSET

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from asyncllm.errors import InvalidRequestError
 from asyncllm.types import (
@@ -16,6 +16,7 @@ from asyncllm.types import (
     FilePart,
     ImagePart,
     Message,
+    Role,
     TextPart,
     Tool,
     ToolCall,
@@ -78,7 +79,7 @@ _PartWire: TypeAlias = _TextWire | _RefusalWire | _ImageWire | _AudioWire | _Fil
 class MessageWire(Struct, forbid_unknown_fields=True):
     """One message as it stands in a body."""
 
-    role: str
+    role: Annotated[str, Meta(extra_json_schema={"enum": list(get_args(Role))})]
     content: str | list[_PartWire] | None = None
     tool_calls: list[_CallWire] | None = None
     tool_call_id: str | None = None

@@ -13,6 +13,7 @@ from asyncllm.dialect.faults import write_error
 from asyncllm.errors import APIStatusError
 from asyncllm.server.anthropic.messages import CountTokens, Messages
 from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.openai.description import Description
 from asyncllm.server.openai.embeddings import Embeddings
 from asyncllm.server.openai.generation import Chats, Completions
 from asyncllm.server.openai.health import Health, Ready, Version
@@ -53,9 +54,15 @@ def app(client: Client, settings: ServerSettings = ServerSettings(), *, store: S
 def application_of(service: Service) -> Starlette:
     """The same of a service that is there already."""
     return Starlette(
-        routes=[Route(path, endpoint(service), methods=[method]) for method, path, endpoint in _ROUTES],
+        routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in _endpoints(service)],
         exception_handlers={HTTPException: _without_route},
     )
+
+
+def _endpoints(service: Service) -> list[tuple[str, str, Endpoint]]:
+    described = ("GET", "/openapi.json", Description)
+    made: list[tuple[str, str, Endpoint]] = [(method, path, endpoint(service)) for method, path, endpoint in _ROUTES]
+    return [*made, (*described[:2], Description(service, [*_ROUTES, described]))]
 
 
 def _without_route(_: Request, error: Exception) -> Response:

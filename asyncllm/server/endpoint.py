@@ -17,6 +17,7 @@ from asyncllm.dialect.faults import write_error
 from asyncllm.errors import AsyncLLMError, InternalServerError
 from asyncllm.server.admission import Ticket
 from asyncllm.server.departure import ClientGone
+from asyncllm.server.described import Described
 from asyncllm.server.incoming import Caller, Incoming, header_of
 from asyncllm.server.replies import http_status, retry_headers, send_json, told_of
 from asyncllm.server.service import Service
@@ -35,6 +36,8 @@ class Endpoint(ABC):
     """Where a reply has the id of its request."""
     needs: ClassVar[Scope | None] = "calls"
     """What a key has to be for; `None` where anybody may ask."""
+    described: ClassVar[Described] = Described()
+    """What it takes and answers, for the server's description."""
 
     def __init__(self, service: Service) -> None:
         self.service = service

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, ClassVar, Protocol
 
@@ -116,7 +116,7 @@ class Generation(Endpoint):
 
 
 @contextmanager
-def _naming(extra: Mapping[str, Any]) -> Iterator[None]:
+def _naming(extra: Mapping[str, Any]) -> Generator[None]:
     """A backend that takes no further fields is told of by the names of those that were sent."""
     try:
         yield

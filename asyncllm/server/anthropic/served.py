@@ -34,7 +34,7 @@ from asyncllm.types import (
     ToolChoice,
 )
 
-__all__ = ["read_messages_request"]
+__all__ = ["MessagesWire", "read_messages_request"]
 
 _DIALECT = "anthropic"
 _CHOICES: dict[str, ToolChoice] = {"auto": "auto", "any": "required", "none": "none"}
@@ -70,7 +70,9 @@ class _Output(Struct):
     format: _Format | None = None
 
 
-class _Body(Struct):
+class MessagesWire(Struct):
+    """The body of a request for a message."""
+
     messages: list[_Turn]
     model: str = ""
     max_tokens: int | UnsetType = UNSET
@@ -86,7 +88,7 @@ class _Body(Struct):
     thinking: dict[str, Any] | None = None
 
 
-_READ = frozenset(_Body.__struct_fields__) - {"thinking"}
+_READ = frozenset(MessagesWire.__struct_fields__) - {"thinking"}
 
 
 def read_messages_request(body: bytes, *, is_counted: bool = False) -> Request:
@@ -95,7 +97,7 @@ def read_messages_request(body: bytes, *, is_counted: bool = False) -> Request:
     Raises `InvalidRequestError` whose `field` names what is wrong, as in `messages[2].content`.
     """
     document = read_document(body)
-    wire = convert_document(document, _Body)
+    wire = convert_document(document, MessagesWire)
     if not wire.messages:
         raise InvalidRequestError("at least one message is needed", field="messages")
     if wire.max_tokens is UNSET and not is_counted:
@@ -249,7 +251,7 @@ def _joined(parts: list[ContentPart]) -> str | tuple[ContentPart, ...]:
     return tuple(parts) if parts else ""
 
 
-def _sampling(wire: _Body) -> Sampling:
+def _sampling(wire: MessagesWire) -> Sampling:
     named: dict[str, Any] = {"temperature": wire.temperature, "top_p": wire.top_p, "top_k": wire.top_k}
     if wire.stop_sequences:
         named["stop"] = tuple(wire.stop_sequences)
@@ -260,7 +262,7 @@ def _sampling(wire: _Body) -> Sampling:
     return convert_document({name: value for name, value in named.items() if value is not None}, Sampling)
 
 
-def _check_thinking(wire: _Body) -> None:
+def _check_thinking(wire: MessagesWire) -> None:
     """What is asked of a model's thinking goes to the backend as it is, as no noun has a place for it."""
     asked = wire.thinking
     if asked is None:

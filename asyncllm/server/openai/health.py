@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncllm
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.incoming import Incoming
+from asyncllm.server.openai import shapes
 from asyncllm.server.replies import send_json
 
 __all__ = ["Health", "Ready", "Version"]
@@ -12,6 +14,8 @@ __all__ = ["Health", "Ready", "Version"]
 
 class Health(Endpoint):
     """Whether the server is there."""
+
+    described = Described(reply=shapes.Health)
 
     needs = None
 
@@ -22,6 +26,8 @@ class Health(Endpoint):
 
 class Ready(Endpoint):
     """Whether the models are."""
+
+    described = Described(reply=shapes.Readiness)
 
     needs = None
 
@@ -37,6 +43,8 @@ class Ready(Endpoint):
 
 class Version(Endpoint):
     """Which release this is."""
+
+    described = Described(reply=shapes.Release)
 
     needs = None
 
