@@ -4,7 +4,7 @@ The other way of `replies`: what is written here for a response is read there as
 has a place for it. Timings, costs and reasoning blocks have none.
 
 Source: https://platform.openai.com/docs/api-reference (the chat completion, completion and embeddings objects), with
-`reasoning_content` as DeepSeek has it, and the `stop_reason` of a choice as vLLM has it.
+reasoning under both its names, and the `stop_reason` of a choice as vLLM has it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ __all__ = [
     "write_embeddings_reply",
     "write_end",
     "write_logprobs",
+    "write_reasoning",
     "write_text_logprobs",
     "write_usage",
 ]
@@ -89,7 +90,7 @@ def _message(message: Message) -> dict[str, Any]:
     text = message.text
     wire: dict[str, Any] = {"role": "assistant", "content": text, "refusal": message.refusal}
     if message.reasoning is not None:
-        wire["reasoning_content"] = message.reasoning
+        wire |= write_reasoning(message.reasoning)
     if message.tool_calls:
         wire["content"] = text or None
         wire["tool_calls"] = [
@@ -97,6 +98,14 @@ def _message(message: Message) -> dict[str, Any]:
             for call in message.tool_calls
         ]
     return wire
+
+
+def write_reasoning(text: str) -> dict[str, Any]:
+    """Reasoning by the names that it goes by: DeepSeek's, which vLLM had too, and OpenRouter's, which vLLM has now.
+
+    Readers of either are about, and those that know both take one.
+    """
+    return {"reasoning_content": text, "reasoning": text}
 
 
 def _finish_reason(choice: ResponseChoice) -> str | None:

@@ -5,7 +5,7 @@ holds no character that any known reader takes for the end of a line: clients th
 line feeds, or on single reads, lose nothing.
 
 Source: https://platform.openai.com/docs/api-reference (the chat completion chunk, and the completion as it is
-streamed), with `reasoning_content` as vLLM and DeepSeek have it, and `continuous_usage_stats` as vLLM has it.
+streamed), with reasoning under both its names, and `continuous_usage_stats` as vLLM has it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from asyncllm.collect import merged_usage
-from asyncllm.dialect.answers import write_end, write_logprobs, write_text_logprobs, write_usage
+from asyncllm.dialect.answers import write_end, write_logprobs, write_reasoning, write_text_logprobs, write_usage
 from asyncllm.dialect.faults import write_error
 from asyncllm.errors import AsyncLLMError
 from asyncllm.events import (
@@ -143,7 +143,7 @@ class ChunkWriter:
                 write = write_logprobs if self._is_chat else write_text_logprobs
                 written.append(self._chunk(event.index, {}, logprobs=write(event.tokens)))
             case ReasoningDelta() if self._is_chat:
-                written.append(self._delta(event.index, "reasoning_content", event.text))
+                written.append(self._chunk(event.index, write_reasoning(event.text)))
             case RefusalDelta() if self._is_chat:
                 written.append(self._delta(event.index, "refusal", event.text))
             case ToolCallDelta() if self._is_chat:

@@ -124,6 +124,8 @@ class _Said(Struct):
     content: str | None
     refusal: str | None
     reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    """The same by its other name."""
     tool_calls: list[_Call] | UnsetType = UNSET
 
 
