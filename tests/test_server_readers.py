@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -213,3 +215,25 @@ async def test_vllm_s_own_benchmark_reads_an_answer(size: int | None) -> None:
 
     assert (measured.success, measured.error) == (True, "")
     assert (measured.generated_text, measured.output_tokens) == ("".join(PIECES), 2)
+
+
+PEERS = ["any_llm", "guidellm", "langchain_openai", "litellm", "llama_index", "pydantic_ai"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("PEERS_PYTHON" not in os.environ, reason="PEERS_PYTHON is an interpreter that has them installed")
+@pytest.mark.parametrize("size", [0, None, 1], ids=["as sent", "at once", "bytes"])
+@pytest.mark.parametrize("peer", PEERS)
+async def test_frameworks_read_an_answer(peer: str, size: int | None) -> None:
+    async def run(url: str) -> Any:
+        script = Path(__file__).with_name("peer_readers.py")
+        process = await asyncio.create_subprocess_exec(
+            os.environ["PEERS_PYTHON"], script, url, peer, stdout=-1, env={"PATH": os.environ["PATH"]}
+        )
+        said, _ = await process.communicate()
+        return json.loads(said.splitlines()[-1])
+
+    read = await heard(run, [*map(TextDelta, PIECES), *END], size)
+
+    assert read["text"] == "".join(PIECES)
+    assert read["pieces"] in (len(PIECES), len(PIECES) - 1)  # some join the first two
