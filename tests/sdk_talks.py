@@ -83,8 +83,9 @@ async def talk_to_anthropic_api(url: str) -> None:
         whole = await sdk.messages.create(**plain, **cold)
         async with sdk.messages.stream(**plain, **cold) as stream:
             streamed = await stream.get_final_message()
-        texts = [[block.text for block in one.content if block.type == "text"] for one in (whole, streamed)]
-        assert texts[0] == texts[1] != [""]
+        first: Any = whole.content[0]
+        again: Any = streamed.content[0]
+        assert first.text == again.text != ""
         assert (streamed.stop_reason, whole.stop_reason) == ("max_tokens", "max_tokens")
         assert streamed.usage.output_tokens == whole.usage.output_tokens == 8
         counted = await sdk.messages.count_tokens(model="m", messages=SAID, system="Be brief.")

@@ -165,7 +165,7 @@ def application() -> Iterator[Any]:
     LOOP.close()
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @example(("/v1/chat/completions", b"[" * 90_000))
 @example(("/v1/messages", b'{"a":' * 15_000))
 @example(("/v1/completions", b'{"prompt": "a", "seed": 1' + b"0" * 5000 + b"}"))
