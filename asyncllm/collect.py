@@ -241,6 +241,7 @@ def _close(index: int, choice: _OpenChoice) -> ResponseChoice:
         finished.reason if finished else None,
         finished.raw_reason if finished else None,
         tuple(choice.logprobs) if choice.logprobs is not None else None,
+        finished.stop if finished else None,
     )
 
 

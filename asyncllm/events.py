@@ -127,6 +127,10 @@ class Finished(Noun, frozen=True, gc=False, tag="finished"):
     raw_reason: str | None = None
     """The backend's own word."""
     index: int = 0
+    stop: str | None = None
+    """The stop text that it ended at, where the backend says so."""
+
+    _private = frozenset({"stop"})
 
 
 Event: TypeAlias = (

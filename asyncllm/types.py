@@ -219,6 +219,9 @@ class Message(Noun, frozen=True):
     """The model's own words for not answering."""
     reasoning_blocks: tuple[ReasoningBlock, ...] = ()
     """What the provider wants to see again of an assistant's thinking, in order."""
+    is_error: bool = False
+    """In a `tool` turn: the call failed, and `content` says how. OpenAI's API and its like have no place for it beside
+    that text."""
 
     _private = frozenset({"content", "reasoning", "refusal"})
 
@@ -299,6 +302,8 @@ Constraint: TypeAlias = JsonSchema | Regex | Choice | Grammar
 
 _Count: TypeAlias = Annotated[int, Meta(ge=1)]
 _Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
+_StopText: TypeAlias = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
+_TOKEN_IDS = {"propertyNames": {"pattern": "^[0-9]+$"}}
 
 
 class Sampling(Noun, frozen=True, kw_only=True, omit_defaults=True):
@@ -308,7 +313,7 @@ class Sampling(Noun, frozen=True, kw_only=True, omit_defaults=True):
     """Output tokens at most, reasoning included."""
     temperature: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
     top_p: Annotated[float, Meta(gt=0, le=1)] | UnsetType = UNSET
-    stop: str | tuple[str, ...] | UnsetType = UNSET
+    stop: _StopText | tuple[_StopText, ...] | UnsetType = UNSET
     """Texts that end the answer; they are not part of it unless `include_stop_str_in_output` is set."""
     seed: int | UnsetType = UNSET
     presence_penalty: _Penalty | UnsetType = UNSET
@@ -318,7 +323,7 @@ class Sampling(Noun, frozen=True, kw_only=True, omit_defaults=True):
     """Alternatives a token, most likely first; asks for `logprobs` too."""
     n: _Count | UnsetType = UNSET
     """Independent answers to the same prompt."""
-    logit_bias: dict[str, float] | UnsetType = UNSET
+    logit_bias: Annotated[dict[str, float], Meta(extra_json_schema=_TOKEN_IDS)] | UnsetType = UNSET
     """Token id, as text, to the bias added to its logit."""
     reasoning_effort: str | UnsetType = UNSET
     top_k: Annotated[int, Meta(ge=-1)] | UnsetType = UNSET
@@ -662,8 +667,10 @@ class ResponseChoice(Noun, frozen=True):
     finish_reason_raw: str | None = None
     """The backend's own word."""
     logprobs: tuple[TokenLogprob, ...] | None = None
+    stop: str | None = None
+    """The stop text that it ended at, where the backend says so."""
 
-    _private = frozenset({"logprobs"})
+    _private = frozenset({"logprobs", "stop"})
 
 
 _NO_CHOICE = ResponseChoice(0, Message("assistant"))

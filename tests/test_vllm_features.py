@@ -33,7 +33,9 @@ from asyncllm import (
 from asyncllm.events import ReasoningDelta, TextDelta, ToolCallDelta
 from asyncllm_vllm.engine import Engine
 from bench.models import models_folder, tiny_adapter, tiny_blip2
-from vllm_engines import QUICK, chat_ids, client_of, held, naked, stands_still, tiny, until
+from sdk_talks import have_tools_called_by_openai
+from served import served
+from vllm_engines import QUICK, chat_ids, client_of, held, naked, no_white_space, stands_still, tiny, until
 
 pytest_plugins = ["vllm_fixtures"]
 
@@ -150,9 +152,6 @@ def calling() -> Generator[Engine]:
 async def test_a_tool_is_called_with_arguments_of_its_schema(calling: Engine, choice: str) -> None:
     async with client_of(calling) as client:
         tools = [WEATHER] if choice == "get_weather" else [WEATHER, CLOCK]
-        tokenizer: Any = calling.core._engine.get_tokenizer()
-        # Of white space JSON allows any amount, and a model that says anything would never come to an end of it.
-        bias = {str(number): -100.0 for token, number in tokenizer.get_vocab().items() if not token.strip("ĠĊĉč")}
         for seed in range(3):
             whole, streamed, events = await both(
                 client,
@@ -161,7 +160,7 @@ async def test_a_tool_is_called_with_arguments_of_its_schema(calling: Engine, ch
                 tool_choice=choice,
                 max_tokens=300,
                 seed=seed,
-                logit_bias=bias,
+                logit_bias=no_white_space(calling),
             )
             for reply in (whole, streamed):
                 assert reply.finish_reason == "tool_calls"
@@ -176,6 +175,13 @@ async def test_a_tool_is_called_with_arguments_of_its_schema(calling: Engine, ch
             ]
             assert sum(isinstance(event, ToolCallDelta) for event in events) > 2
             assert all(call.id for reply in (whole, streamed) for call in reply.tool_calls)
+    assert calling.core.unfinished == 0
+
+
+async def test_a_tool_is_called_through_our_server(calling: Engine) -> None:
+    async with client_of(calling) as client, served(client, models={"m": ""}) as url:
+        bias = no_white_space(calling)
+        await have_tools_called_by_openai(url, [], tool_choice="required", max_tokens=300, seed=1, logit_bias=bias)
     assert calling.core.unfinished == 0
 
 

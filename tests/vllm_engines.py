@@ -24,6 +24,7 @@ __all__ = [
     "engine_options",
     "held",
     "naked",
+    "no_white_space",
     "processes_of",
     "small",
     "stands_still",
@@ -95,6 +96,12 @@ def chat_ids(core: Core, text: str) -> list[int]:
     messages = [{"role": "user", "content": text}]
     ids: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     return ids
+
+
+def no_white_space(engine: Engine) -> dict[str, float]:
+    """A bias against it: JSON allows any amount, and a model that says anything would never come to an end of it."""
+    tokenizer: Any = engine.core._engine.get_tokenizer()
+    return {str(number): -100.0 for token, number in tokenizer.get_vocab().items() if not token.strip("ĠĊĉč")}
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10) -> None:

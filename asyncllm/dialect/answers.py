@@ -4,7 +4,7 @@ The other way of `replies`: what is written here for a response is read there as
 has a place for it. Timings, costs and reasoning blocks have none.
 
 Source: https://platform.openai.com/docs/api-reference (the chat completion, completion and embeddings objects), with
-`reasoning_content` as vLLM and DeepSeek have it.
+reasoning under both its names, and the `stop_reason` of a choice as vLLM has it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ __all__ = [
     "write_chat_reply",
     "write_completion_reply",
     "write_embeddings_reply",
+    "write_end",
     "write_logprobs",
+    "write_reasoning",
     "write_text_logprobs",
     "write_usage",
 ]
@@ -53,7 +55,7 @@ def write_completion_reply(response: Response, *, id_: str = "", model: str = ""
                 "index": choice.index,
                 "text": choice.message.text,
                 "logprobs": None if choice.logprobs is None else write_text_logprobs(choice.logprobs),
-                "finish_reason": _finish_reason(choice),
+                **write_end(_finish_reason(choice), choice.stop),
             }
             for choice in response.choices
         ],
@@ -80,7 +82,7 @@ def _chat_choice(choice: ResponseChoice) -> dict[str, Any]:
         "index": choice.index,
         "message": _message(choice.message),
         "logprobs": None if logprobs is None else write_logprobs(logprobs),
-        "finish_reason": _finish_reason(choice),
+        **write_end(_finish_reason(choice), choice.stop),
     }
 
 
@@ -88,7 +90,7 @@ def _message(message: Message) -> dict[str, Any]:
     text = message.text
     wire: dict[str, Any] = {"role": "assistant", "content": text, "refusal": message.refusal}
     if message.reasoning is not None:
-        wire["reasoning_content"] = message.reasoning
+        wire |= write_reasoning(message.reasoning)
     if message.tool_calls:
         wire["content"] = text or None
         wire["tool_calls"] = [
@@ -98,8 +100,21 @@ def _message(message: Message) -> dict[str, Any]:
     return wire
 
 
+def write_reasoning(text: str) -> dict[str, Any]:
+    """Reasoning by the names that it goes by: DeepSeek's, which vLLM had too, and OpenRouter's, which vLLM has now.
+
+    Readers of either are about, and those that know both take one.
+    """
+    return {"reasoning_content": text, "reasoning": text}
+
+
 def _finish_reason(choice: ResponseChoice) -> str | None:
     return choice.finish_reason or choice.finish_reason_raw
+
+
+def write_end(reason: str | None, stop: str | None) -> dict[str, Any]:
+    """Why a choice ended, and the stop text that it ended at, where that is known."""
+    return {"finish_reason": reason} if stop is None else {"finish_reason": reason, "stop_reason": stop}
 
 
 def write_logprobs(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:

@@ -27,7 +27,8 @@ _BESIDE = {
     "generated_tokens", "google", "id", "index", "input_length", "input_tokens", "input_tokens_details", "logprob",
     "logprobs", "max_context_length", "max_model_len", "model", "object", "output_tokens", "output_tokens_details",
     "owned_by", "prompt_tokens", "prompt_tokens_details", "reasoning", "reasoning_content", "reasoning_details",
-    "reasoning_tokens", "refusal", "sequence_number", "status", "thought_signature", "top_logprobs", "usage",
+    "reasoning_tokens", "refusal", "sequence_number", "status", "stop_reason", "thought_signature", "top_logprobs",
+    "usage",
 }  # fmt: skip
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from asyncllm.errors import InvalidRequestError
 from asyncllm.types import (
@@ -16,6 +16,7 @@ from asyncllm.types import (
     FilePart,
     ImagePart,
     Message,
+    Role,
     TextPart,
     Tool,
     ToolCall,
@@ -54,6 +55,10 @@ class _TextWire(Struct, tag_field="type", tag="text"):
     text: str
 
 
+class _RefusalWire(Struct, tag_field="type", tag="refusal"):
+    refusal: str
+
+
 class _ImageWire(Struct, tag_field="type", tag="image_url"):
     image_url: _Url
 
@@ -76,11 +81,14 @@ class _CallWire(Struct):
     function: _Function
 
 
+_PartWire: TypeAlias = _TextWire | _RefusalWire | _ImageWire | _AudioWire | _FileWire
+
+
 class MessageWire(Struct, forbid_unknown_fields=True):
     """One message as it stands in a body."""
 
-    role: str
-    content: str | list[_TextWire | _ImageWire | _AudioWire | _FileWire] | None = None
+    role: Annotated[str, Meta(extra_json_schema={"enum": list(get_args(Role))})]
+    content: str | list[_PartWire] | None = None
     tool_calls: list[_CallWire] | None = None
     tool_call_id: str | None = None
     name: str | None = None
@@ -89,6 +97,7 @@ class MessageWire(Struct, forbid_unknown_fields=True):
     reasoning: str | None = None
     annotations: Any = None  # what OpenAI's replies carry beside the answer and its requests ignore
     audio: Any = None
+    parsed: Any = None  # what OpenAI's SDK makes of the text
     function_call: None = None
 
 
@@ -107,16 +116,19 @@ def message_from_dict(wire: Mapping[str, Any], field: str = "message") -> Messag
 def message_from_wire(message: MessageWire, field: str = "message") -> Message:
     """The same for a message that is decoded already."""
     calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
-    content = message.content
+    content, refusal = message.content, message.refusal
+    if isinstance(content, list):
+        refused = "".join(part.refusal for part in content if isinstance(part, _RefusalWire))
+        refusal = refused or refusal
     try:
         return Message(
             message.role,  # type: ignore[arg-type]  # checked by Message itself, with a better text
-            content if isinstance(content, str) else tuple(map(_part_from_wire, content or ())) or "",
+            content if isinstance(content, str) else _parts_from_wire(content or ()) or "",
             calls,
             message.tool_call_id,
             message.name,
             message.reasoning if message.reasoning_content is None else message.reasoning_content,
-            message.refusal,
+            refusal,
         )
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{field}: {error.message}", field=f"{field}.{error.field}") from None
@@ -147,6 +159,10 @@ def tool_from_wire(wire: ToolWire) -> Tool:
     """The same for a tool that is decoded already."""
     tool = wire.function
     return Tool(tool.name, _set(tool.description), _set(tool.parameters), _set(tool.strict))
+
+
+def _parts_from_wire(parts: Sequence[_PartWire]) -> tuple[ContentPart, ...]:
+    return tuple(_part_from_wire(part) for part in parts if not isinstance(part, _RefusalWire))
 
 
 def _part_from_wire(part: _TextWire | _ImageWire | _AudioWire | _FileWire) -> ContentPart:

@@ -5,7 +5,7 @@ holds no character that any known reader takes for the end of a line: clients th
 line feeds, or on single reads, lose nothing.
 
 Source: https://platform.openai.com/docs/api-reference (the chat completion chunk, and the completion as it is
-streamed), with `reasoning_content` as vLLM and DeepSeek have it, and `continuous_usage_stats` as vLLM has it.
+streamed), with reasoning under both its names, and `continuous_usage_stats` as vLLM has it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from asyncllm.collect import merged_usage
-from asyncllm.dialect.answers import write_logprobs, write_text_logprobs, write_usage
+from asyncllm.dialect.answers import write_end, write_logprobs, write_reasoning, write_text_logprobs, write_usage
 from asyncllm.dialect.faults import write_error
 from asyncllm.errors import AsyncLLMError
 from asyncllm.events import (
@@ -136,14 +136,14 @@ class ChunkWriter:
     def _other(self, event: Event, written: list[bytes]) -> None:
         match event:
             case Finished():
-                written.append(self._chunk(event.index, {}, reason=self._reason(event)))
+                written.append(self._chunk(event.index, {}, reason=self._reason(event), stop=event.stop))
             case UsageReport():
                 self._usage = merged_usage(self._usage, event.usage)
             case LogprobsDelta():
                 write = write_logprobs if self._is_chat else write_text_logprobs
                 written.append(self._chunk(event.index, {}, logprobs=write(event.tokens)))
             case ReasoningDelta() if self._is_chat:
-                written.append(self._delta(event.index, "reasoning_content", event.text))
+                written.append(self._chunk(event.index, write_reasoning(event.text)))
             case RefusalDelta() if self._is_chat:
                 written.append(self._delta(event.index, "refusal", event.text))
             case ToolCallDelta() if self._is_chat:
@@ -170,7 +170,15 @@ class ChunkWriter:
     def _delta(self, index: int, field: str, text: str) -> bytes:
         return self._chunk(index, {field: text} if self._is_chat else {"text": text})
 
-    def _chunk(self, index: int, delta: dict[str, Any], *, logprobs: Any = None, reason: str | None = None) -> bytes:
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        *,
+        logprobs: Any = None,
+        reason: str | None = None,
+        stop: str | None = None,
+    ) -> bytes:
         if self._is_chat:
             if index not in self._begun:
                 self._begun.add(index)
@@ -178,7 +186,7 @@ class ChunkWriter:
             body: dict[str, Any] = {"delta": delta}
         else:
             body = {"text": "", **delta}
-        choice = {"index": index, **body, "logprobs": logprobs, "finish_reason": reason}
+        choice = {"index": index, **body, "logprobs": logprobs, **write_end(reason, stop)}
         document: dict[str, Any] = {**self._head, "choices": [choice]}
         if self._continuous:
             document["usage"] = write_usage(self._usage)

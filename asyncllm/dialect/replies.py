@@ -123,7 +123,7 @@ def read_reply(body: bytes, *, sent: bytes = b"", secrets: tuple[str, ...] = (),
     if reply.usage is not None:
         events.append(UsageReport(read_usage(reply.usage)))
     # A whole reply is complete however it names its end, so each choice gets its terminal event.
-    events += [finished(choice.index, choice.finish_reason) for choice in reply.choices]
+    events += [finished(choice.index, choice.finish_reason, choice.stop_reason) for choice in reply.choices]
     return events
 
 
@@ -197,11 +197,11 @@ def _blocks(message: ExtendedMessage, index: int) -> list[Event]:
     return [ReasoningBlockDelta(block, index) for block in blocks]
 
 
-def finished(index: int, word: str | None) -> Finished:
+def finished(index: int, word: str | None, stop: int | str | None = None) -> Finished:
     """The terminal event for the backend's own word; some servers write the word `null` for null."""
     if not word or word == "null":
         return Finished(None, None, index)
-    return Finished(_FINISH.get(word), word, index)
+    return Finished(_FINISH.get(word), word, index, stop if isinstance(stop, str) and stop else None)
 
 
 def read_usage(usage: WireUsage) -> Usage:

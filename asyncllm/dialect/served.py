@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from asyncllm.backend import EmbedRequest
 from asyncllm.dialect.constraints import CONSTRAINT_FIELDS, read_constraint
@@ -24,6 +24,9 @@ from asyncllm.errors import InvalidRequestError
 from asyncllm.types import Constraint, Request, Sampling
 
 __all__ = [
+    "ChatWire",
+    "CompletionWire",
+    "EmbeddingsWire",
     "convert_document",
     "read_chat_request",
     "read_completion_request",
@@ -42,6 +45,9 @@ _MISSING = re.compile(r"missing required field `([^`]*)`")
 _REASON_LIMIT = 120
 
 
+_WORDS = Meta(extra_json_schema={"enum": list(_TOOL_WORDS)})
+
+
 class _Function(Struct):
     name: str
 
@@ -58,27 +64,33 @@ class _Call(Struct, kw_only=True):
     stream_options: dict[str, Any] | None = None  # how pieces come; no part of what is asked
 
 
-class _Chat(_Call, kw_only=True):
-    messages: list[MessageWire]
+class ChatWire(_Call, kw_only=True):
+    """The body of a chat, sampling and constraint apart."""
+
+    messages: Annotated[list[MessageWire], Meta(min_length=1)]
     tools: list[ToolWire] | None = None
-    tool_choice: str | _ToolChoice | None = None
+    tool_choice: Annotated[str, _WORDS] | _ToolChoice | None = None
     parallel_tool_calls: bool | None = None
 
 
-class _Completion(_Call, kw_only=True):
+class CompletionWire(_Call, kw_only=True):
+    """The body of a text completion, sampling and constraint apart."""
+
     prompt: str | list[Any]
 
 
-class _Embeddings(Struct, kw_only=True):
+class EmbeddingsWire(Struct, kw_only=True):
+    """The body of a request for embeddings."""
+
     input: str | list[Any]
     model: str | None = None
-    dimensions: int | None = None
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None  # how the reply is written; no part of what is asked
 
 
-_CHAT = _OF_EVERY_CALL | set(_Chat.__struct_fields__)
-_COMPLETION = _OF_EVERY_CALL | set(_Completion.__struct_fields__)
-_EMBEDDINGS = frozenset(_Embeddings.__struct_fields__)
+_CHAT = _OF_EVERY_CALL | set(ChatWire.__struct_fields__)
+_COMPLETION = _OF_EVERY_CALL | set(CompletionWire.__struct_fields__)
+_EMBEDDINGS = frozenset(EmbeddingsWire.__struct_fields__)
 
 
 def read_chat_request(body: bytes | Mapping[str, Any], at: str = "") -> Request:
@@ -88,9 +100,7 @@ def read_chat_request(body: bytes | Mapping[str, Any], at: str = "") -> Request:
     `body.messages[2].content`. The model is empty where the body names none.
     """
     document = read_document(body, at)
-    wire = convert_document(document, _Chat, at)
-    if not wire.messages:
-        raise _invalid("at least one message is needed", "messages", at)
+    wire = convert_document(document, ChatWire, at)
     constraint, extra = _rest(document, _CHAT, at)
     return Request(
         model=wire.model or "",
@@ -114,7 +124,7 @@ def read_completion_request(body: bytes | Mapping[str, Any], at: str = "") -> Re
     Raises `InvalidRequestError` as `read_chat_request` does.
     """
     document = read_document(body, at)
-    wire = convert_document(document, _Completion, at)
+    wire = convert_document(document, CompletionWire, at)
     constraint, extra = _rest(document, _COMPLETION, at)
     return Request(
         model=wire.model or "",
@@ -132,7 +142,7 @@ def read_embeddings_request(body: bytes | Mapping[str, Any], at: str = "") -> Em
     Raises `InvalidRequestError` as `read_chat_request` does.
     """
     document = read_document(body, at)
-    wire = convert_document(document, _Embeddings, at)
+    wire = convert_document(document, EmbeddingsWire, at)
     texts = [wire.input] if isinstance(wire.input, str) else wire.input
     if not texts or not all(isinstance(text, str) for text in texts):
         raise _invalid("a text or a list of at least one text; token ids are not taken", "input", at)

@@ -71,6 +71,7 @@ class ReplyStream:
         self._blocks = Blocks() if extended else None
         self._started = False
         self._finish: dict[int, str | None] = {}  # the latest finish reason of each choice seen
+        self._stops: dict[int, int | str] = {}
         self._halves = Halves()
         self._position = 0
 
@@ -152,6 +153,8 @@ class ReplyStream:
                 events += choice_events(choice)
                 if choice.finish_reason and choice.finish_reason != "null":
                     finish[index] = choice.finish_reason
+                    if choice.stop_reason is not None:
+                        self._stops[index] = choice.stop_reason
             if chunk.usage is not None:
                 events.append(UsageReport(read_usage(chunk.usage)))
 
@@ -208,7 +211,7 @@ class ReplyStream:
         if self._blocks is not None:
             self._blocks.take(events)
             events += self._blocks.rest()
-        events.extend(finished(index, reason) for index, reason in self._finish.items())
+        events.extend(finished(index, reason, self._stops.get(index)) for index, reason in self._finish.items())
 
 
 def is_keep_alive(frame: ServerSentEvent) -> bool:

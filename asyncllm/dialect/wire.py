@@ -130,6 +130,7 @@ class WireChoice(Struct, gc=False):
     text: str | None = None
     finish_reason: str | None = None
     logprobs: WireLogprobs | None = None
+    stop_reason: int | str | None = None  # vLLM's: the stop text, or the id of the token, that ended it
 
 
 class WireChunk(Struct, gc=False):

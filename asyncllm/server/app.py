@@ -17,6 +17,7 @@ from asyncllm.server.live import Live
 from asyncllm.server.metrics import Metrics
 from asyncllm.server.openai.audio import Speech, Transcriptions
 from asyncllm.server.openai.batches import Batch, BatchCancellation, Batches, NewBatches
+from asyncllm.server.openai.description import Description
 from asyncllm.server.openai.embeddings import Embeddings
 from asyncllm.server.openai.files import File, FileContent, FileRemoval, Files, Uploads
 from asyncllm.server.openai.generation import Chats, Completions
@@ -91,10 +92,16 @@ def app(client: Client, settings: ServerSettings = ServerSettings(), *, store: S
 def application_of(service: Service) -> Starlette:
     """The same of a service that is there already, which can have its client replaced while it answers."""
     return Starlette(
-        routes=[Route(path, endpoint(service, path), methods=[method]) for method, path, endpoint in _ROUTES],
+        routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in _endpoints(service)],
         middleware=gate_of(service.settings),
         exception_handlers={HTTPException: _without_route},
     )
+
+
+def _endpoints(service: Service) -> list[tuple[str, str, Endpoint]]:
+    described = ("GET", "/openapi.json", Description)
+    made = [(method, path, endpoint(service, path)) for method, path, endpoint in _ROUTES]
+    return [*made, (*described[:2], Description(service, [*_ROUTES, described]))]
 
 
 def _without_route(request: Request, error: Exception) -> Response:

@@ -17,6 +17,7 @@ from asyncllm.dialect.faults import write_error
 from asyncllm.errors import AsyncLLMError, InternalServerError, StoreError
 from asyncllm.server.admission import Ticket
 from asyncllm.server.departure import ClientGone, SlowReader
+from asyncllm.server.described import Described
 from asyncllm.server.incoming import Caller, Incoming, header_of
 from asyncllm.server.quota import Rates
 from asyncllm.server.rates import Headers, openai_headers
@@ -39,6 +40,8 @@ class Endpoint(ABC):
     """What a key has to be for; `None` where anybody may ask."""
     takes_any_key: ClassVar[bool] = False
     """Whether it has to be for nothing in particular."""
+    described: ClassVar[Described] = Described()
+    """What it takes and answers, for the server's description."""
 
     def __init__(self, service: Service, path: str = "") -> None:
         self.service = service

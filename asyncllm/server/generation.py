@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from asyncllm.errors import AsyncLLMError, InvalidRequestError
+from asyncllm.errors import AsyncLLMError, InvalidRequestError, UnsupportedError
 from asyncllm.estimate import estimated_input, estimated_tokens
 from asyncllm.events import Event
 from asyncllm.server.admission import Ticket
@@ -49,6 +49,10 @@ class Writer(Protocol):
 class Generation(Endpoint):
     """One route that generates."""
 
+    unmet: ClassVar[Mapping[str, str]] = {}
+    """Fields that ask for another answer than is given here, and what to do instead: they are refused unless they are
+    passed on. Any other field that no noun has a place for is ignored, as the APIs' own servers ignore it."""
+
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
         settings = self.service.settings
@@ -56,20 +60,21 @@ class Generation(Endpoint):
         asked = self.read(body)
         check_asked(asked, settings)
         name, model = self.find(incoming, asked.model)
-        # Any other field that no noun has a place for is ignored, as the APIs' own servers ignore it.
-        extra = {field: asked.extra[field] for field in settings.passed_fields & asked.extra.keys()}
+        extra = self._passed(asked)
         asked = msgspec.structs.replace(asked, model="", extra=extra)
         client = self.service.upstream.client
         if asked.stream:
             writer = self.writer(body, incoming.id, name)
             async with self.admit(incoming, name, estimated_tokens(asked), estimated_input(asked)) as ticket:
                 call = client.ask(await self._complete(incoming, asked), model=model)
-                await self._stream(incoming, call, writer, ticket)
+                with _naming(extra):
+                    await self._stream(incoming, call, writer, ticket)
             return
         async with self.admit(incoming, name, estimated_tokens(asked), estimated_input(asked)) as ticket:
             call = client.ask(await self._complete(incoming, asked), model=model)
-            async with Watched(incoming.receive):
-                response = await call.whole()
+            with _naming(extra):
+                async with Watched(incoming.receive):
+                    response = await call.whole()
             ticket.begin()
             ticket.count(response)
         # The names are the server's: which model and which call of whose stand behind them is not told.
@@ -95,6 +100,14 @@ class Generation(Endpoint):
         async with Watched(incoming.receive):
             return await self.service.pictures.fetch(asked)
 
+    def _passed(self, asked: Request) -> dict[str, Any]:
+        """The fields that go to the backend as they are. Raises `InvalidRequestError` for those of `unmet`."""
+        passed = self.service.settings.passed_fields
+        for field, fix in self.unmet.items():
+            if asked.extra.get(field) and field not in passed:
+                raise InvalidRequestError(f"{field} is not served here: {fix}", field=field)
+        return {field: asked.extra[field] for field in passed & asked.extra.keys()}
+
     async def _stream(self, incoming: Incoming, call: Stream, writer: Writer, ticket: Ticket) -> None:
         settings = self.service.settings
         async with AsyncExitStack() as opened:
@@ -112,6 +125,18 @@ class Generation(Endpoint):
                 await reply(incoming.scope, incoming.receive, incoming.send)
             finally:
                 ticket.count(call.response)
+
+
+@contextmanager
+def _naming(extra: Mapping[str, Any]) -> Generator[None]:
+    """A backend that takes no further fields is told of by the names of those that were sent."""
+    try:
+        yield
+    except UnsupportedError as error:
+        if error.field != "extra" or not extra:
+            raise
+        told = " and ".join(extra)
+        raise UnsupportedError(f"this model takes no {told}: leave it out", field=next(iter(extra))) from None
 
 
 def check_asked(asked: Request, settings: ServerSettings) -> None:

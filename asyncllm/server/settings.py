@@ -78,8 +78,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     origins: tuple[str, ...] | None = None
     """Origins of web pages that may ask, such as https://app.example.org, beside pages of the server's own address.
     Without, nobody looks and no page of elsewhere can read answers; `asyncllm serve` lets none in that is not named."""
-    passed_fields: frozenset[str] = frozenset({"response_format"})
-    """Fields of bodies that asyncllm has no name for and that go to the backend as they are. Others are ignored."""
+    passed_fields: frozenset[str] = frozenset({"response_format", "thinking"})
+    """Fields of bodies that asyncllm has no name for and that go to the backend as they are. Of the others, those that
+    ask for another answer are refused, and the rest ignored."""
     fetch_urls: bool = False
     """Whether a picture may be an address, which the server then fetches from the public network, for the backend."""
     fetch_hosts: frozenset[str] = frozenset()

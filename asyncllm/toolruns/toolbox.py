@@ -48,7 +48,7 @@ class ToolResult(Noun, frozen=True, kw_only=True):
     @property
     def message(self) -> Message:
         """The turn that tells the model."""
-        return Message("tool", self.content, tool_call_id=self.call.id)
+        return Message("tool", self.content, tool_call_id=self.call.id, is_error=self.error is not None)
 
 
 class Toolbox:

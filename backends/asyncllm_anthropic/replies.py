@@ -83,6 +83,7 @@ class WireStop(Struct, gc=False):
     """Why an answer ended."""
 
     stop_reason: str | None = None
+    stop_sequence: str | None = None
     stop_details: WireStopDetails | None = None
 
 
@@ -199,7 +200,7 @@ def ended(stop: WireStop) -> list[Event]:
     events: list[Event] = []
     if word == "refusal" and details is not None and details.explanation:
         events.append(RefusalDelta(details.explanation))
-    return [*events, Finished(_STOP.get(word or ""), word or None)]
+    return [*events, Finished(_STOP.get(word or ""), word or None, stop=stop.stop_sequence)]
 
 
 class Tally:

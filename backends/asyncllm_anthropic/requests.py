@@ -228,7 +228,8 @@ def _tool_use(call: ToolCall, place: str) -> _Block:
 
 def _tool_result(message: Message, call_id: str, backend: str) -> _Block:
     content = message.content if isinstance(message.content, str) else _content(message.content, backend)
-    return {"type": "tool_result", "tool_use_id": call_id, "content": content}
+    failed = {"is_error": True} if message.is_error else {}
+    return {"type": "tool_result", "tool_use_id": call_id, "content": content, **failed}
 
 
 def _tool(tool: Tool) -> dict[str, Any]:

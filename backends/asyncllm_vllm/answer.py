@@ -63,7 +63,8 @@ class Answer:
         reason = _FINISH.get(word)
         if reason is None:
             raise _given_up(word)
-        return Finished(reason, word, choice.index)
+        stop = choice.stop_reason
+        return Finished(reason, word, choice.index, stop if isinstance(stop, str) else None)
 
     def _usage(self, output: Any) -> Usage:
         return Usage(

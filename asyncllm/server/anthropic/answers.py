@@ -54,12 +54,12 @@ def write_message(response: Response, *, id_: str, model: str) -> dict[str, Any]
         {"type": "tool_use", "id": call.id, "name": call.name, "input": _arguments(call.arguments)}
         for call in message.tool_calls
     ]
-    reason = "refusal" if message.refusal else _REASONS.get(choice.finish_reason, "end_turn")
+    reason = "refusal" if message.refusal else _stop_reason(choice.finish_reason, choice.finish_reason_raw, choice.stop)
     return {
         **_head(id_, model),
         "content": content,
         "stop_reason": "tool_use" if message.tool_calls and reason == "end_turn" else reason,
-        "stop_sequence": None,
+        "stop_sequence": choice.stop,
         "usage": _usage(response.usage),
     }
 
@@ -84,6 +84,7 @@ class EventWriter:
         self._index = -1
         self._call: str | int | None = None
         self._reason: str | None = None
+        self._stop: str | None = None
 
     def write(self, events: Sequence[Event]) -> bytes:
         """The events of this API that `events` come to; other choices than the first have no place in it."""
@@ -101,7 +102,7 @@ class EventWriter:
         reason = self._reason or "end_turn"
         usage = _usage(self._usage)
         written += [
-            _event("message_delta", delta={"stop_reason": reason, "stop_sequence": None}, usage=usage),
+            _event("message_delta", delta={"stop_reason": reason, "stop_sequence": self._stop}, usage=usage),
             _event("message_stop"),
         ]
         return b"".join(written)
@@ -130,8 +131,10 @@ class EventWriter:
             case UsageReport():
                 self._usage = merged_usage(self._usage, event.usage)
             case Finished():
-                used = self._call is not None and event.reason in (None, "stop", "tool_calls")
-                self._reason = self._reason or ("tool_use" if used else _REASONS.get(event.reason, "end_turn"))
+                reason = _stop_reason(event.reason, event.raw_reason, event.stop)
+                used = self._call is not None and reason == "end_turn"
+                self._reason = self._reason or ("tool_use" if used else reason)
+                self._stop = event.stop
             case _:
                 pass  # who answers, and probabilities, for which this API has no place
 
@@ -188,6 +191,12 @@ def _event(name: str, **data: Any) -> bytes:
 
 def _head(id_: str, model: str) -> dict[str, Any]:
     return {"id": id_, "type": "message", "role": "assistant", "model": model}
+
+
+def _stop_reason(reason: FinishReason | None, raw: str | None, stop: str | None) -> str:
+    if reason == "stop" and (stop is not None or raw == "stop_sequence"):
+        return "stop_sequence"
+    return _REASONS.get(reason, "end_turn")
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

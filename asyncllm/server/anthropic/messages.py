@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from asyncllm.errors import AsyncLLMError
+from asyncllm.server.anthropic import shapes
 from asyncllm.server.anthropic.answers import EventWriter, write_fault, write_message
 from asyncllm.server.anthropic.served import read_messages_request
 from asyncllm.server.bodies import read_body
 from asyncllm.server.departure import Watched
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.generation import Generation, check_asked
 from asyncllm.server.incoming import Incoming
@@ -18,6 +20,9 @@ from asyncllm.server.replies import send_json
 from asyncllm.types import Request, Response
 
 __all__ = ["CountTokens", "Messages"]
+
+
+_LIMITS = {"messages": ("maxItems", "max_messages")}
 
 
 class _Told(Endpoint):
@@ -37,6 +42,12 @@ class _Told(Endpoint):
 class Messages(_Told, Generation):
     """Answers conversations."""
 
+    described = Described(
+        body=shapes.MessagesBody, reply=shapes.Answer, streams=True, limits=_LIMITS, fault=shapes.Failure
+    )
+
+    unmet = dict.fromkeys(("container", "context_management", "mcp_servers"), "leave it out")
+
     def read(self, body: bytes) -> Request:
         """See `Generation`."""
         return read_messages_request(body)
@@ -54,6 +65,8 @@ class Messages(_Told, Generation):
 
 class CountTokens(_Told):
     """Counts the tokens of a conversation by the model's own tokenizer, where the backend can."""
+
+    described = Described(body=shapes.CountBody, reply=shapes.Counted, limits=_LIMITS, fault=shapes.Failure)
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""

@@ -1,8 +1,8 @@
 """Bodies of Anthropic's Messages API to nouns.
 
 A turn of the user may hold results of tools beside what is said: each result becomes a turn of its tool, before what is
-said. Thinking goes back as it came, in blocks. Fields and kinds of blocks that no noun has a place for are refused by
-name where they are of the conversation, and ignored elsewhere.
+said. Thinking goes back as it came, in blocks. Kinds of blocks that no noun has a place for are refused by name, and
+fields of a body that none has a place for go into `extra`.
 
 Source: https://platform.claude.com/docs/en/api/messages/create.
 """
@@ -34,7 +34,7 @@ from asyncllm.types import (
     ToolChoice,
 )
 
-__all__ = ["read_messages_request"]
+__all__ = ["MessagesWire", "read_messages_request"]
 
 _DIALECT = "anthropic"
 _CHOICES: dict[str, ToolChoice] = {"auto": "auto", "any": "required", "none": "none"}
@@ -70,7 +70,9 @@ class _Output(Struct):
     format: _Format | None = None
 
 
-class _Body(Struct):
+class MessagesWire(Struct):
+    """The body of a request for a message."""
+
     messages: list[_Turn]
     model: str = ""
     max_tokens: int | UnsetType = UNSET
@@ -83,6 +85,10 @@ class _Body(Struct):
     tools: list[_Tool] | None = None
     tool_choice: _Choice | None = None
     output_config: _Output | None = None
+    thinking: dict[str, Any] | None = None
+
+
+_READ = frozenset(MessagesWire.__struct_fields__) - {"thinking"}
 
 
 def read_messages_request(body: bytes, *, is_counted: bool = False) -> Request:
@@ -90,11 +96,13 @@ def read_messages_request(body: bytes, *, is_counted: bool = False) -> Request:
 
     Raises `InvalidRequestError` whose `field` names what is wrong, as in `messages[2].content`.
     """
-    wire = convert_document(read_document(body), _Body)
+    document = read_document(body)
+    wire = convert_document(document, MessagesWire)
     if not wire.messages:
         raise InvalidRequestError("at least one message is needed", field="messages")
     if wire.max_tokens is UNSET and not is_counted:
         raise InvalidRequestError("max_tokens is missing: the most tokens that the answer may have", field="max_tokens")
+    _check_thinking(wire)
     choice = wire.tool_choice
     parallel = None if choice is None else choice.disable_parallel_tool_use
     return Request(
@@ -106,6 +114,7 @@ def read_messages_request(body: bytes, *, is_counted: bool = False) -> Request:
         parallel_tool_calls=UNSET if parallel is None else not parallel,
         constraint=_constraint(wire.output_config),
         stream=bool(wire.stream),
+        extra={name: value for name, value in document.items() if name not in _READ and value is not None},
     )
 
 
@@ -166,9 +175,14 @@ def _result(block: _Block, place: str) -> Message:
     if isinstance(content, list):
         found = [_part(one, f"{place}.content[{at}]") for at, one in enumerate(cast("list[_Block]", content))]
         content = _joined(found)
+    elif content is None:
+        content = ""
     elif not isinstance(content, str):
         raise InvalidRequestError("content is a text or a list of blocks", field=f"{place}.content")
-    return Message("tool", content, tool_call_id=_text(block, "tool_use_id", place))
+    failed = block.get("is_error")
+    if failed is not None and not isinstance(failed, bool):
+        raise InvalidRequestError("is_error is true or false", field=f"{place}.is_error")
+    return Message("tool", content, tool_call_id=_text(block, "tool_use_id", place), is_error=bool(failed))
 
 
 def _part(block: object, place: str) -> ContentPart:
@@ -237,7 +251,7 @@ def _joined(parts: list[ContentPart]) -> str | tuple[ContentPart, ...]:
     return tuple(parts) if parts else ""
 
 
-def _sampling(wire: _Body) -> Sampling:
+def _sampling(wire: MessagesWire) -> Sampling:
     named: dict[str, Any] = {"temperature": wire.temperature, "top_p": wire.top_p, "top_k": wire.top_k}
     if wire.stop_sequences:
         named["stop"] = tuple(wire.stop_sequences)
@@ -246,6 +260,23 @@ def _sampling(wire: _Body) -> Sampling:
     if wire.output_config is not None:
         named["reasoning_effort"] = wire.output_config.effort
     return convert_document({name: value for name, value in named.items() if value is not None}, Sampling)
+
+
+def _check_thinking(wire: MessagesWire) -> None:
+    """What is asked of a model's thinking goes to the backend as it is, as no noun has a place for it."""
+    asked = wire.thinking
+    if asked is None:
+        return
+    if asked.get("type") not in ("enabled", "adaptive", "disabled"):
+        raise InvalidRequestError("thinking is enabled, adaptive or disabled", field="thinking.type")
+    if asked["type"] == "enabled":
+        budget, room = asked.get("budget_tokens"), wire.max_tokens
+        if type(budget) is not int or budget < 1:
+            raise InvalidRequestError("budget_tokens is a number of tokens", field="thinking.budget_tokens")
+        if isinstance(room, int) and budget >= room:
+            raise InvalidRequestError(
+                "budget_tokens is below max_tokens, which has room for the answer too", field="thinking.budget_tokens"
+            )
 
 
 def _tool_choice(choice: _Choice | None) -> ToolChoice | UnsetType:

@@ -9,8 +9,10 @@ from asyncllm.dialect.served import read_embeddings_request
 from asyncllm.estimate import estimated_input
 from asyncllm.server.bodies import read_body
 from asyncllm.server.departure import Watched
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.incoming import Incoming
+from asyncllm.server.openai import shapes
 from asyncllm.server.openai.wire import check_count
 from asyncllm.server.replies import send_json
 
@@ -26,6 +28,8 @@ _form = msgspec.json.Decoder(_Form)
 
 class Embeddings(Endpoint):
     """Vectors of texts."""
+
+    described = Described(body=shapes.EmbeddingsBody, reply=shapes.Vectors)
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""

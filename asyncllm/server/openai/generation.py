@@ -6,35 +6,45 @@ import time
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from asyncllm.dialect.answers import write_chat_reply, write_completion_reply
+from asyncllm.dialect.constraints import CONSTRAINT_FIELDS
 from asyncllm.dialect.pieces import ChunkWriter
 from asyncllm.dialect.served import read_chat_request, read_completion_request
 from asyncllm.errors import InvalidRequestError
+from asyncllm.server.described import Described
 from asyncllm.server.generation import Generation
+from asyncllm.server.openai import shapes
 from asyncllm.types import Request, Response
 
 __all__ = ["Chats", "Completions"]
 
 
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
-
-
 class _Streamed(msgspec.Struct):
-    stream_options: _StreamOptions | None = None
+    stream_options: shapes.StreamOptions | None = None
 
 
+_LEAVE = "leave it out"
+_ONE_FORM = "give it as response_format, or as one json, regex, choice or grammar"
+_CONSTRAINTS = dict.fromkeys(sorted(CONSTRAINT_FIELDS), _ONE_FORM)
+_CHOICES = {"n": ("maximum", "max_choices")}
+_LIMITS = {**_CHOICES, "messages": ("maxItems", "max_messages")}
 _streamed = msgspec.json.Decoder(_Streamed)
 
 
 class Chats(Generation):
     """Answers conversations."""
 
+    described = Described(body=shapes.ChatBody, reply=shapes.Chat, streams=True, limits=_LIMITS)
+    unmet = {
+        **_CONSTRAINTS, "audio": _LEAVE, "function_call": "give tool_choice", "functions": "give them as tools",
+        "prompt_logprobs": _LEAVE, "web_search_options": _LEAVE,
+    }  # fmt: skip
+
     def read(self, body: bytes) -> Request:
         """See `Generation`."""
-        return read_chat_request(body)
+        return _meant(read_chat_request(body))
 
     def reply(self, body: bytes, response: Response, request_id: str, model: str) -> dict[str, Any]:
         """See `Generation`."""
@@ -49,9 +59,12 @@ class Chats(Generation):
 class Completions(Generation):
     """Continues texts."""
 
+    described = Described(body=shapes.CompletionBody, reply=shapes.Completion, streams=True, limits=_CHOICES)
+    unmet = {**_CONSTRAINTS, "echo": _LEAVE, "prompt_logprobs": _LEAVE, "suffix": _LEAVE}
+
     def read(self, body: bytes) -> Request:
         """See `Generation`."""
-        return read_completion_request(body)
+        return _meant(read_completion_request(body))
 
     def reply(self, body: bytes, response: Response, request_id: str, model: str) -> dict[str, Any]:
         """See `Generation`."""
@@ -63,9 +76,19 @@ class Completions(Generation):
         return _writer(body, f"cmpl-{request_id}", model, is_chat=False)
 
 
+def _meant(asked: Request) -> Request:
+    """The same without lists that are empty: no stop text says no more than leaving the field out."""
+    empty = {
+        name: UNSET for name in ("stop", "stop_token_ids", "logit_bias") if getattr(asked.sampling, name) in ((), {})
+    }
+    if not empty:
+        return asked
+    return msgspec.structs.replace(asked, sampling=msgspec.structs.replace(asked.sampling, **empty))
+
+
 def _writer(body: bytes, id_: str, model: str, *, is_chat: bool) -> ChunkWriter:
     try:
-        options = _streamed.decode(body).stream_options or _StreamOptions()
+        options = _streamed.decode(body).stream_options or shapes.StreamOptions()
     except msgspec.ValidationError:
         raise InvalidRequestError(
             "include_usage and continuous_usage_stats are true or false", field="stream_options"

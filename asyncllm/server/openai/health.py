@@ -12,8 +12,10 @@ from msgspec import Struct
 
 import asyncllm
 from asyncllm.errors import AsyncLLMError
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.incoming import Incoming
+from asyncllm.server.openai import shapes
 from asyncllm.server.replies import send_json
 from asyncllm.server.service import Service
 from asyncllm.server.upstream import Upstream
@@ -35,6 +37,8 @@ class _Seen(Struct, frozen=True):
 class Health(Endpoint):
     """Whether the server is there."""
 
+    described = Described(reply=shapes.Health)
+
     needs = None
 
     async def answer(self, incoming: Incoming) -> None:
@@ -44,6 +48,8 @@ class Health(Endpoint):
 
 class Ready(Endpoint):
     """Whether the models are: which of them only where anybody may ask those."""
+
+    described = Described(reply=shapes.Readiness)
 
     needs = None
 
@@ -84,6 +90,8 @@ class Ready(Endpoint):
 
 class Version(Endpoint):
     """Which release this is."""
+
+    described = Described(reply=shapes.Release)
 
     needs = None
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.incoming import Incoming
+from asyncllm.server.openai import shapes
 from asyncllm.server.replies import send_json
 from asyncllm.server.service import Service
 
@@ -13,7 +15,9 @@ __all__ = ["Model", "Models"]
 
 
 class Models(Endpoint):
-    """All of them."""
+    """All models."""
+
+    described = Described(reply=shapes.ModelPage)
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
@@ -24,7 +28,9 @@ class Models(Endpoint):
 
 
 class Model(Endpoint):
-    """One of them."""
+    """One model."""
+
+    described = Described(reply=shapes.ModelObject)
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
