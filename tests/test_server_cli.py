@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from asyncllm.server.serving import _listen
+from asyncllm.server.serving import listen
 
 CHAT = {"messages": [{"role": "user", "content": "one two"}], "stream": True}
 
@@ -152,7 +152,7 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 
 
 def test_small_writes_do_not_wait_for_one_another() -> None:
-    with _listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+    with listen("127.0.0.1", 0, None) as listening, socket.create_connection(listening.getsockname()):
         accepted, _ = listening.accept()
         with accepted:
             assert accepted.proto == socket.IPPROTO_TCP  # by which asyncio sets TCP_NODELAY
@@ -163,7 +163,7 @@ async def test_a_model_that_is_not_there_starts_nothing(tmp_path: Path) -> None:
 
 
 def test_no_part_of_a_reply_waits_for_the_word_that_another_has_arrived() -> None:
-    with _listen("127.0.0.1", 0) as door, socket.create_connection(door.getsockname()):
+    with listen("127.0.0.1", 0, None) as door, socket.create_connection(door.getsockname()):
         connection, _ = door.accept()
         with connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

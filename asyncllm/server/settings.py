@@ -20,6 +20,7 @@ LIVE = frozenset({
     "max_choices",
     "max_depth",
     "max_file_bytes",
+    "max_media_bytes",
     "max_stored_bytes",
     "max_stored_files",
     "max_batch_rows",
