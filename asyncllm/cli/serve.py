@@ -50,6 +50,8 @@ async def _serve(client: Client, settings: ServerSettings, args: Namespace, seat
     def tell(address: str) -> None:
         if not args.quiet:
             note(f"serving {', '.join(settings.models) or client.resolve_model()}; Ctrl-C ends it")
+            if args.uds is None:
+                note(f"a page to chat and look: {address}/")
         say(f"{address}/v1" if args.uds is None else address)
 
     def note_reload(text: str) -> None:

@@ -59,6 +59,8 @@ async def _run(args: Namespace) -> tuple[int, int | None]:
     def tell() -> None:
         if not args.quiet:
             note(f"{args.workers} workers serve {', '.join(names)}; Ctrl-C ends them")
+            if args.uds is None:
+                note(f"a page to chat and look: {address}/")
         say(f"{address}/v1" if args.uds is None else address)
 
     try:

@@ -34,10 +34,10 @@ from asyncllm.server.settings import ServerSettings
 from asyncllm.server.usage import Usage
 from asyncllm.workspace.served import ServerStore
 
-__all__ = ["app", "application_of"]
+__all__ = ["ROUTES", "app", "application_of"]
 
 _NOT_ALLOWED = 405
-_ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
+ROUTES: tuple[tuple[str, str, type[Endpoint]], ...] = (
     ("POST", "/v1/chat/completions", Chats),
     ("POST", "/v1/completions", Completions),
     ("POST", "/v1/responses", Responses),
@@ -100,8 +100,8 @@ def application_of(service: Service) -> Starlette:
 
 def _endpoints(service: Service) -> list[tuple[str, str, Endpoint]]:
     described = ("GET", "/openapi.json", Description)
-    made = [(method, path, endpoint(service, path)) for method, path, endpoint in _ROUTES]
-    return [*made, (*described[:2], Description(service, [*_ROUTES, described]))]
+    made = [(method, path, endpoint(service, path)) for method, path, endpoint in ROUTES]
+    return [*made, (*described[:2], Description(service, [*ROUTES, described]))]
 
 
 def _without_route(request: Request, error: Exception) -> Response:

@@ -32,35 +32,6 @@ LIVE = frozenset({
     "handover_s",
 })  # fmt: skip
 """What a running server changes when its configuration is read again; the rest counts from its next start on."""
-_POSITIVE = (
-    "max_body_bytes",
-    "max_messages",
-    "max_choices",
-    "max_depth",
-    "max_file_bytes",
-    "max_media_bytes",
-    "max_texts",
-    "max_stored_bytes",
-    "max_stored_files",
-    "max_batch_rows",
-    "max_active_batches",
-    "batch_concurrency",
-    "batch_drain_s",
-    "max_in_flight",
-    "queue_timeout_s",
-    "send_timeout_s",
-    "body_timeout_s",
-    "min_upload_bytes_per_s",
-    "head_timeout_s",
-    "max_head_bytes",
-    "max_headers",
-    "min_bytes_per_s",
-    "max_connections",
-    "max_connections_per_address",
-    "max_fetches",
-    "max_fetch_bytes",
-    "fetch_timeout_s",
-)
 _HOST = re.compile(r"\*|[a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/*?#@,]+")
 
@@ -145,8 +116,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """For a turn to come, before the call is refused."""
 
     def __post_init__(self) -> None:
-        for name in (*_POSITIVE, "keep_alive_s", "handover_s"):
-            if not getattr(self, name) > 0:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if type(value) in (int, float) and not value > 0 and name != "max_queued":
                 raise ConfigError(f"{name} is above zero", field=name)
         if not all(_HOST.fullmatch(name) for name in self.hosts or ()):
             raise ConfigError(
