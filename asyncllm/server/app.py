@@ -26,7 +26,7 @@ from asyncllm.server.openai.images import ImageEdits, ImageGenerations
 from asyncllm.server.openai.judging import Moderations, Rerank
 from asyncllm.server.openai.models import Model, Models
 from asyncllm.server.openai.tokens import Detokenize, Tokenize
-from asyncllm.server.origins import gate_of
+from asyncllm.server.origins import origins_of
 from asyncllm.server.page import Page
 from asyncllm.server.responses.route import Responses
 from asyncllm.server.service import Service
@@ -93,7 +93,7 @@ def application_of(service: Service) -> Starlette:
     """The same of a service that is there already, which can have its client replaced while it answers."""
     return Starlette(
         routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in _endpoints(service)],
-        middleware=gate_of(service.settings),
+        middleware=origins_of(service.settings),
         exception_handlers={HTTPException: _without_route},
     )
 

@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Send
 from starlette.types import Scope as Asgi
 
 from asyncllm.calls import Model
+from asyncllm.client import Client
 from asyncllm.dialect.faults import write_error
 from asyncllm.errors import AsyncLLMError, InternalServerError, StoreError
 from asyncllm.server.admission import Ticket
@@ -98,15 +99,17 @@ class Endpoint(ABC):
         """What a reply tells of the minute of a key: OpenAI's."""
         return openai_headers(rates)
 
-    def find(self, incoming: Incoming, name: str) -> tuple[str, Model]:
-        """The model that a request means, by the name it used, and what the client calls it.
+    def find(self, incoming: Incoming, name: str) -> tuple[str, Model, Client]:
+        """The model that a request means by a name: the name, what the client calls the model, and that client.
 
-        Raises `NotFoundError`, which says what there is for this caller.
+        Another client may take its place at any moment. Raises `NotFoundError`, which says what there is for whoever
+        asks.
         """
         key = incoming.caller.key
-        name, model = self.service.upstream.served.find(name, None if key is None else key.grants.models)
+        upstream = self.service.upstream
+        name, model = upstream.served.find(name, None if key is None else key.grants.models)
         incoming.model = name
-        return name, model
+        return name, model, upstream.client
 
     def admit(
         self, incoming: Incoming, model: str, tokens: int, input_tokens: int | None = None

@@ -59,10 +59,9 @@ class Generation(Endpoint):
         body = await read_body(incoming, settings)
         asked = self.read(body)
         check_asked(asked, settings)
-        name, model = self.find(incoming, asked.model)
+        name, model, client = self.find(incoming, asked.model)
         extra = self._passed(asked)
         asked = msgspec.structs.replace(asked, model="", extra=extra)
-        client = self.service.upstream.client
         if asked.stream:
             writer = self.writer(body, incoming.id, name)
             async with self.admit(incoming, name, estimated_tokens(asked), estimated_input(asked)) as ticket:

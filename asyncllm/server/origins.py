@@ -21,7 +21,7 @@ from asyncllm.server.anthropic.answers import write_fault
 from asyncllm.server.replies import http_status, send_json
 from asyncllm.server.settings import ServerSettings
 
-__all__ = ["gate_of"]
+__all__ = ["origins_of"]
 
 _HOST = re.compile(r"([a-z0-9._-]+?|\[[0-9a-f:.]+\])\.?(:[0-9]*)?")
 _KEY_NAMES = frozenset(
@@ -33,11 +33,11 @@ _MARK = "al_"
 _EXPOSED = ("x-request-id", "request-id", "retry-after", "retry-after-ms")
 
 
-def gate_of(settings: ServerSettings) -> Sequence[Middleware]:
+def origins_of(settings: ServerSettings) -> Sequence[Middleware]:
     """What stands before the routes of an application."""
-    gate = Middleware(_Gate, settings)
+    origins = Middleware(_Origins, settings)
     if not settings.origins:
-        return [gate]
+        return [origins]
     # Answers preflights, which have no keys and open nothing, and lets pages of these origins read what they get.
     cors = Middleware(
         CORSMiddleware,
@@ -46,10 +46,10 @@ def gate_of(settings: ServerSettings) -> Sequence[Middleware]:
         allow_headers=("*",),  # answered with the names that are asked for
         expose_headers=_EXPOSED,
     )
-    return [gate, cors]
+    return [origins, cors]
 
 
-class _Gate:
+class _Origins:
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app = app
         self._hosts = None if settings.hosts is None or "*" in settings.hosts else frozenset(settings.hosts)

@@ -67,7 +67,9 @@ MIGRATIONS: Final = (
         grants BLOB NOT NULL,               -- JSON of what it is good for
         created_at REAL NOT NULL,
         expires_at REAL,
-        revoked_at REAL
+        revoked_at REAL,
+        old_digest BLOB,                    -- of the secret before this one
+        old_until REAL                      -- when that opens nothing more
     ) STRICT;
     CREATE TABLE key_usage (
         tenant TEXT NOT NULL,
@@ -83,8 +85,6 @@ MIGRATIONS: Final = (
         PRIMARY KEY (tenant, key, model, hour)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX key_usage_key ON key_usage (key, hour);
-    """,
-    """
     CREATE TABLE key_minute (
         key TEXT NOT NULL,
         tick INTEGER NOT NULL,              -- tenths of a second since the machine was started
@@ -111,10 +111,6 @@ MIGRATIONS: Final = (
         beat REAL NOT NULL,                 -- seconds since the machine was started
         body BLOB NOT NULL                  -- MessagePack of its counts
     ) STRICT, WITHOUT ROWID;
-    """,
-    """
-    ALTER TABLE api_key ADD COLUMN old_digest BLOB;  -- of the secret before this one
-    ALTER TABLE api_key ADD COLUMN old_until REAL;   -- when that opens nothing more
     CREATE TABLE api_key_edition (
         number INTEGER NOT NULL             -- goes up with every change of a key, whoever makes it
     ) STRICT;
@@ -122,8 +118,6 @@ MIGRATIONS: Final = (
     CREATE TRIGGER api_key_added AFTER INSERT ON api_key BEGIN UPDATE api_key_edition SET number = number + 1; END;
     CREATE TRIGGER api_key_changed AFTER UPDATE ON api_key BEGIN UPDATE api_key_edition SET number = number + 1; END;
     CREATE TRIGGER api_key_gone AFTER DELETE ON api_key BEGIN UPDATE api_key_edition SET number = number + 1; END;
-    """,
-    """
     CREATE TABLE tenant_file (
         tenant TEXT NOT NULL,
         id TEXT NOT NULL,                   -- grows with time

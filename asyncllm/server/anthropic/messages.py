@@ -73,8 +73,7 @@ class CountTokens(_Told):
         settings = self.service.settings
         asked = read_messages_request(await read_body(incoming, settings), is_counted=True)
         check_asked(asked, settings)
-        name, model = self.find(incoming, asked.model)
-        client = self.service.upstream.client
+        name, model, client = self.find(incoming, asked.model)
         async with self.admit(incoming, name, 0), Watched(incoming.receive):
             counted = await client.check_prompt(list(asked.messages), model=model, tools=asked.tools)
         await send_json(incoming.send, {"input_tokens": counted.tokens})

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from msgspec import Struct
 
 from asyncllm.calls import Model
+from asyncllm.client import Client
 from asyncllm.dialect.served import read_document
 from asyncllm.errors import InvalidRequestError, UnsupportedError
 from asyncllm.estimate import estimated_texts
@@ -56,7 +57,7 @@ class Speech(Endpoint):
         asked = read_fields(document, _Speech)
         if asked.stream_format == "sse":
             raise UnsupportedError("stream_format: sound is sent as it is: leave it out", field="stream_format")
-        name, model = self.find(incoming, asked.model)
+        name, model, client = self.find(incoming, asked.model)
         options = given(
             voice=asked.voice.id if isinstance(asked.voice, _Voice) else asked.voice,
             format=asked.response_format,
@@ -66,7 +67,7 @@ class Speech(Endpoint):
         )
         async with self.admit(incoming, name, estimated_texts((asked.input,))) as ticket, AsyncExitStack() as opened:
             with said_as(name, {"text": "input", "format": "response_format"}):
-                sound = self.service.upstream.client.stream_speech(asked.input, model=model, **options)
+                sound = client.stream_speech(asked.input, model=model, **options)
                 async with Watched(incoming.receive):
                     await opened.enter_async_context(sound)
             ticket.begin()
@@ -100,7 +101,7 @@ class Transcriptions(Endpoint):
             audio = await media_file(form.file("file"), "file", "audio")
             options = _transcription(form)
             form_ = form.text("response_format") or "json"
-            name, model = self.find(incoming, form.text("model") or "")
+            name, model, client = self.find(incoming, form.text("model") or "")
         if form_ not in _FORMS:
             told = f"response_format is one of {', '.join(_FORMS)}"
             raise InvalidRequestError(told, field="response_format")
@@ -108,7 +109,7 @@ class Transcriptions(Endpoint):
         async with self.admit(incoming, name, estimated_texts((options.get("prompt", ""),))) as ticket:
             with said_as(name, _NAMES):
                 async with Watched(incoming.receive):
-                    found = await self._transcribe(audio, model, options, is_timed=is_timed)
+                    found = await _transcribe(client, audio, model, options, is_timed=is_timed)
             ticket.count(found)
         document = write_transcript(found, form_, model=name)
         if isinstance(document, str):
@@ -116,26 +117,27 @@ class Transcriptions(Endpoint):
         else:
             await send_json(incoming.send, document)
 
-    async def _transcribe(
-        self, audio: MediaFile, model: Model, options: dict[str, Any], *, is_timed: bool
-    ) -> Transcript:
-        """The transcript, with times where they are needed: services differ in how they are to be asked for them."""
-        transcribe = self.service.upstream.client.transcribe
-        if not is_timed:
-            return await transcribe(audio, model=model, **options)
+
+async def _transcribe(
+    client: Client, audio: MediaFile, model: Model, options: dict[str, Any], *, is_timed: bool
+) -> Transcript:
+    """The transcript, with times where they are needed: services differ in how they are to be asked for them."""
+    transcribe = client.transcribe
+    if not is_timed:
+        return await transcribe(audio, model=model, **options)
+    try:
+        return await transcribe(audio, model=model, verbose=True, **options)
+    except UnsupportedError as error:  # which is raised before anything is sent
+        if error.field != "verbose":
+            raise
+        lacking = error
+    for units in [options["timestamps"]] if "timestamps" in options else [["segment"], ["word"]]:
+        timed: dict[str, Any] = {**options, "timestamps": units}
         try:
-            return await transcribe(audio, model=model, verbose=True, **options)
-        except UnsupportedError as error:  # which is raised before anything is sent
-            if error.field != "verbose":
-                raise
-            lacking = error
-        for units in [options["timestamps"]] if "timestamps" in options else [["segment"], ["word"]]:
-            timed: dict[str, Any] = {**options, "timestamps": units}
-            try:
-                return await transcribe(audio, model=model, **timed)
-            except UnsupportedError:
-                continue
-        raise lacking
+            return await transcribe(audio, model=model, **timed)
+        except UnsupportedError:
+            continue
+    raise lacking
 
 
 def _transcription(form: Form) -> dict[str, Any]:

@@ -36,8 +36,7 @@ class Embeddings(Endpoint):
         body = await read_body(incoming, self.service.settings)
         asked = read_embeddings_request(body)
         check_count(asked.texts, "input", self.service.settings)
-        name, model = self.find(incoming, asked.model)
-        client = self.service.upstream.client
+        name, model, client = self.find(incoming, asked.model)
         dimensions = asked.dimensions if isinstance(asked.dimensions, int) else None
         async with self.admit(incoming, name, estimated_input(asked)) as ticket:
             async with Watched(incoming.receive):

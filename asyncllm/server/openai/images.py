@@ -50,11 +50,11 @@ class ImageGenerations(Endpoint):
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        settings, client = self.service.settings, self.service.upstream.client
+        settings = self.service.settings
         document = read_document(await read_body(incoming, settings))
         asked = read_fields(document, _Asked)
         options = _options(asked, settings)
-        name, model = self.find(incoming, asked.model)
+        name, model, client = self.find(incoming, asked.model)
         extra = given(extra=passed(document, _Asked, settings))
         async with self.admit(incoming, name, estimated_texts((asked.prompt,))) as ticket:
             with said_as(name, _NAMES):
@@ -69,11 +69,11 @@ class ImageEdits(Endpoint):
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        settings, client = self.service.settings, self.service.upstream.client
+        settings = self.service.settings
         async with read_form(incoming, settings, max_file_bytes=settings.max_media_bytes) as form:
             asked = _form(form)
             options = _options(asked, settings)
-            name, model = self.find(incoming, asked.model)
+            name, model, client = self.find(incoming, asked.model)
             uploads = [upload for told, upload in form.uploads if told in ("image", "image[]")]
             images = [await media_file(upload, "image", "image") for upload in uploads]
             has_mask = any(told == "mask" for told, _ in form.uploads)

@@ -50,13 +50,13 @@ class Moderations(Endpoint):
         document = read_document(await read_body(incoming, settings))
         asked = read_fields(document, _Moderation)
         content = _content(asked.input, settings)
-        name, model = self.find(incoming, asked.model)
+        name, model, client = self.find(incoming, asked.model)
         extra = given(extra=passed(document, _Moderation, settings))
         texts = [one.text if isinstance(one, TextPart) else one for one in content if not isinstance(one, ImagePart)]
         async with self.admit(incoming, name, estimated_texts(texts)) as ticket:
             with said_as(name, {"content": "input"}):
                 async with Watched(incoming.receive):
-                    found = await self.service.upstream.client.moderate(content, model=model, **extra)
+                    found = await client.moderate(content, model=model, **extra)
             ticket.count(found)
         await send_json(incoming.send, {"id": f"modr-{incoming.id}", "model": name, "results": _verdicts(found)})
 
@@ -124,12 +124,12 @@ class Rerank(Endpoint):
         asked = read_fields(document, _Rerank)
         check_count(asked.documents, "documents", settings)
         texts = [one if isinstance(one, str) else one.text for one in asked.documents]
-        name, model = self.find(incoming, asked.model)
+        name, model, client = self.find(incoming, asked.model)
         options = given(top_n=asked.top_n, extra=passed(document, _Rerank, settings))
         async with self.admit(incoming, name, estimated_texts([asked.query, *texts])) as ticket:
             with said_as(name):
                 async with Watched(incoming.receive):
-                    found = await self.service.upstream.client.rerank(asked.query, texts, model=model, **options)
+                    found = await client.rerank(asked.query, texts, model=model, **options)
             ticket.count(found)
         reply = {"id": f"rerank-{incoming.id}", "model": name, "results": _ranks(found, texts, asked)}
         await send_json(incoming.send, {**reply, **_usage(found)})

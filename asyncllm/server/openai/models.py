@@ -34,7 +34,7 @@ class Model(Endpoint):
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        name, _ = self.find(incoming, incoming.scope["path_params"]["id"])
+        name, *_ = self.find(incoming, incoming.scope["path_params"]["id"])
         await send_json(incoming.send, _written(name, self.service))
 
 

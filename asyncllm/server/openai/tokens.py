@@ -40,7 +40,7 @@ class Tokenize(Endpoint):
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        settings, client = self.service.settings, self.service.upstream.client
+        settings = self.service.settings
         document = read_document(await read_body(incoming, settings))
         asked = read_fields(document, _Tokenize)
         has_messages = document.get("messages") is not None
@@ -59,7 +59,7 @@ class Tokenize(Endpoint):
             prompt, options["tools"] = list(chat.messages), chat.tools
         elif asked.add_special_tokens is not None:
             options["extra"] = {"add_special_tokens": asked.add_special_tokens}
-        name, model = self.find(incoming, asked.model)
+        name, model, client = self.find(incoming, asked.model)
         async with self.admit(incoming, name, 0), Watched(incoming.receive):
             with said_as(name):
                 told = await client.tokenize(prompt, model=model, **options)
@@ -76,10 +76,10 @@ class Detokenize(Endpoint):
         """See `Endpoint`."""
         document = read_document(await read_body(incoming, self.service.settings))
         asked = read_fields(document, _Detokenize)
-        name, model = self.find(incoming, asked.model)
+        name, model, client = self.find(incoming, asked.model)
         text = ""
         if asked.tokens:
             async with self.admit(incoming, name, 0), Watched(incoming.receive):
                 with said_as(name, {"prompt": "tokens"}):
-                    text = await self.service.upstream.client.detokenize(asked.tokens, model=model)
+                    text = await client.detokenize(asked.tokens, model=model)
         await send_json(incoming.send, {"prompt": text})
