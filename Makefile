@@ -23,7 +23,7 @@ demo: $(VENV)/.demo  ## Install what a chat needs, and chat with the small local
 	$(BIN)/asyncllm chat --max-tokens 60 "What is the capital of France? Answer in one sentence."
 
 test: check $(VENV)/.test browser  ## Lint, type-check and run the whole test suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup
 
 test-slow: $(VENV)/.test browser  ## Run the long form of the proofs (some minutes), and print what they measure
 	$(BIN)/python -m pytest -q -s -m slow
