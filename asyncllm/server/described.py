@@ -22,8 +22,10 @@ from asyncllm.server.settings import ServerSettings
 if TYPE_CHECKING:
     from asyncllm.server.endpoint import Endpoint
 
-__all__ = ["Described", "ErrorReply", "describe"]
+__all__ = ["EVENTS", "FORM", "Described", "ErrorReply", "describe"]
 
+EVENTS = "text/event-stream"
+FORM = "multipart/form-data"
 _REF = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 _KEYS = {
@@ -55,12 +57,16 @@ class Described(Struct, frozen=True, kw_only=True):
     reply: Any = None
     """Of a good answer; `None` for one that has no schema."""
     reply_type: str = "application/json"
-    streams: bool = False
-    """Whether the answer may come as server-sent events too."""
+    also: tuple[str, ...] = ()
+    """Other types that the answer may be of, as it is asked for; they have no schema."""
     query: type[Struct] | None = None
     """The parameters behind the path, a field each."""
     limits: Mapping[str, tuple[str, str]] = {}
     """Fields of the body whose bounds are settings: the word of JSON schema, and the name of the setting."""
+    max_bytes: str = "max_body_bytes"
+    """The name of the setting that bounds the body, or the files of a form."""
+    absent: str | None = None
+    """What a 404 says is not there."""
     fault: Any = ErrorReply
     """Of any other answer."""
 
@@ -108,8 +114,7 @@ def _operation(
     told = endpoint.described
     summary, _, more = inspect.cleandoc(endpoint.__doc__ or endpoint.__name__).partition("\n\n")
     good: dict[str, Any] = {told.reply_type: {} if told.reply is None else {"schema": schema_of[told.reply]}}
-    if told.streams:
-        good["text/event-stream"] = {}
+    good |= {kind: {} for kind in told.also}
     fault = {"application/json": {"schema": schema_of[told.fault]}}
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
@@ -124,15 +129,19 @@ def _operation(
         },
         "security": [],
     }
+    if told.absent is not None:
+        operation["responses"]["404"] = {"description": f"There is no such {told.absent}.", "content": fault}
     if more:
         operation["description"] = more
     if endpoint.needs is not None:
         optional: list[dict[str, Any]] = [] if settings.needs_key else [{}]
         operation["security"] = [*optional, *({name: []} for name in _KEYS)]
     if told.body is not None:
+        limit = getattr(settings, told.max_bytes)
+        depth = f"At most {limit} bytes, nested at most {settings.max_depth} deep."
         operation["requestBody"] = {
             "required": True,
-            "description": f"At most {settings.max_body_bytes} bytes, nested at most {settings.max_depth} deep.",
+            "description": f"A form with files of at most {limit} bytes." if told.body_type == FORM else depth,
             "content": {told.body_type: {"schema": schema_of[told.body]}},
         }
     return operation

@@ -10,7 +10,7 @@ from asyncllm.server.anthropic.answers import EventWriter, write_fault, write_me
 from asyncllm.server.anthropic.served import read_messages_request
 from asyncllm.server.bodies import read_body
 from asyncllm.server.departure import Watched
-from asyncllm.server.described import Described
+from asyncllm.server.described import EVENTS, Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.generation import Generation, check_asked
 from asyncllm.server.incoming import Incoming
@@ -43,7 +43,12 @@ class Messages(_Told, Generation):
     """Answers conversations."""
 
     described = Described(
-        body=shapes.MessagesBody, reply=shapes.Answer, streams=True, limits=_LIMITS, fault=shapes.Failure
+        body=shapes.MessagesBody,
+        reply=shapes.Answer,
+        also=(EVENTS,),
+        limits=_LIMITS,
+        absent="model",
+        fault=shapes.Failure,
     )
 
     unmet = dict.fromkeys(("container", "context_management", "mcp_servers"), "leave it out")
@@ -66,7 +71,9 @@ class Messages(_Told, Generation):
 class CountTokens(_Told):
     """Counts the tokens of a conversation by the model's own tokenizer, where the backend can."""
 
-    described = Described(body=shapes.CountBody, reply=shapes.Counted, limits=_LIMITS, fault=shapes.Failure)
+    described = Described(
+        body=shapes.CountBody, reply=shapes.Counted, limits=_LIMITS, absent="model", fault=shapes.Failure
+    )
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
