@@ -10,7 +10,7 @@ from asyncllm.server.anthropic.answers import EventWriter, write_fault, write_me
 from asyncllm.server.anthropic.served import read_messages_request
 from asyncllm.server.bodies import read_body
 from asyncllm.server.departure import Watched
-from asyncllm.server.described import EVENTS, Described
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.generation import Generation, check_asked
 from asyncllm.server.incoming import Incoming
@@ -45,7 +45,7 @@ class Messages(_Told, Generation):
     described = Described(
         body=shapes.MessagesBody,
         reply=shapes.Answer,
-        also=(EVENTS,),
+        streams=True,
         limits=_LIMITS,
         absent="model",
         fault=shapes.Failure,

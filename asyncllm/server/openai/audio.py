@@ -16,7 +16,7 @@ from asyncllm.media import MediaFile, TimestampUnit, Transcript
 from asyncllm.server.bodies import read_body
 from asyncllm.server.bounds import Bytes, Filled, No, words
 from asyncllm.server.departure import Watched
-from asyncllm.server.described import FORM, Described
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.forms import read_form
 from asyncllm.server.incoming import Incoming
@@ -115,7 +115,7 @@ class Transcriptions(Endpoint):
 
     described = Described(
         body=_TranscriptionForm,
-        body_type=FORM,
+        is_form=True,
         max_bytes="max_media_bytes",
         reply=objects.Transcript,
         also=("text/plain",),

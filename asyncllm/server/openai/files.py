@@ -17,7 +17,7 @@ from asyncllm.batch.threads import in_thread
 from asyncllm.errors import CorruptStoreError, InvalidRequestError
 from asyncllm.server.bounds import Bytes, words
 from asyncllm.server.departure import SlowReader, Watched
-from asyncllm.server.described import FORM, Described
+from asyncllm.server.described import Described
 from asyncllm.server.forms import Form, Upload, read_form
 from asyncllm.server.incoming import Incoming
 from asyncllm.server.openai import objects
@@ -65,7 +65,7 @@ class _Query(Struct):
 class Uploads(Stored):
     """Keeps a file."""
 
-    described = Described(body=_Form, body_type=FORM, max_bytes="max_file_bytes", reply=objects.FileObject)
+    described = Described(body=_Form, is_form=True, max_bytes="max_file_bytes", reply=objects.FileObject)
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""

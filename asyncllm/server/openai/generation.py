@@ -13,7 +13,7 @@ from asyncllm.dialect.constraints import CONSTRAINT_FIELDS
 from asyncllm.dialect.pieces import ChunkWriter
 from asyncllm.dialect.served import read_chat_request, read_completion_request
 from asyncllm.errors import InvalidRequestError
-from asyncllm.server.described import EVENTS, Described
+from asyncllm.server.described import Described
 from asyncllm.server.generation import Generation
 from asyncllm.server.openai import shapes
 from asyncllm.types import Request, Response
@@ -36,7 +36,7 @@ _streamed = msgspec.json.Decoder(_Streamed)
 class Chats(Generation):
     """Answers conversations."""
 
-    described = Described(body=shapes.ChatBody, reply=shapes.Chat, also=(EVENTS,), limits=_LIMITS, absent="model")
+    described = Described(body=shapes.ChatBody, reply=shapes.Chat, streams=True, limits=_LIMITS, absent="model")
     unmet = {
         **_CONSTRAINTS, "audio": _LEAVE, "function_call": "give tool_choice", "functions": "give them as tools",
         "prompt_logprobs": _LEAVE, "web_search_options": _LEAVE,
@@ -60,7 +60,7 @@ class Completions(Generation):
     """Continues texts."""
 
     described = Described(
-        body=shapes.CompletionBody, reply=shapes.Completion, also=(EVENTS,), limits=_CHOICES, absent="model"
+        body=shapes.CompletionBody, reply=shapes.Completion, streams=True, limits=_CHOICES, absent="model"
     )
     unmet = {**_CONSTRAINTS, "echo": _LEAVE, "prompt_logprobs": _LEAVE, "suffix": _LEAVE}
 

@@ -19,7 +19,7 @@ from asyncllm.media import Image, Images
 from asyncllm.server.bodies import read_body
 from asyncllm.server.bounds import Bytes, Filled, No, words
 from asyncllm.server.departure import Watched
-from asyncllm.server.described import FORM, Described
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.forms import Form, read_form
 from asyncllm.server.incoming import Incoming
@@ -81,7 +81,7 @@ class ImageEdits(Endpoint):
 
     described = Described(
         body=_EditForm,
-        body_type=FORM,
+        is_form=True,
         max_bytes="max_media_bytes",
         reply=objects.Pictures,
         limits=_LIMITS,
