@@ -332,7 +332,7 @@ async def test_a_batch_that_cannot_be_is_refused_by_the_field(tmp_path: Path) ->
         ({"completion_window": "31d"}, "completion_window"),
         ({"metadata": {"a": 1}}, "metadata"),
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
-        ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, "expires_after"),
+        ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, "output_expires_after.seconds"),
         ({"input_file_id": None}, "input_file_id"),
     ]
     async with filing(tmp_path / "w") as (url, _), sdk_of(url) as sdk:

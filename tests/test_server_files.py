@@ -102,7 +102,7 @@ async def test_a_form_that_is_no_upload_is_refused_by_the_field(tmp_path: Path) 
         ({"purpose": "batch", "file": b"x", "expires_after[seconds]": "3600"}, "expires_after"),
         (
             {"purpose": "batch", "file": b"x", "expires_after[anchor]": "created_at", "expires_after[seconds]": "9"},
-            "expires_after",
+            "expires_after[seconds]",
         ),
     ]
     async with filing(tmp_path / "w") as (url, store), aiohttp.ClientSession() as http:

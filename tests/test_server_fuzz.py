@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from starlette.types import Message, Scope
 
+from anything_backend import Anything
 from asyncllm import Client
 from asyncllm.server import app
 from asyncllm.server.settings import ServerSettings
-from test_server_openapi import Anything
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}, "strict": True}}
 CALL = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": "{}"}}

@@ -423,7 +423,7 @@ def user(part: Any) -> list[Any]:
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"input": "x", "background": True}, "background"),
         ({"input": "x", "truncation": "some"}, "truncation"),
-        ({"input": "x", "metadata": {"a": 1}}, "metadata[...]"),
+        ({"input": "x", "metadata": {"a": 1}}, "metadata"),
         ({"input": "x", "metadata": {str(one): "" for one in range(17)}}, "metadata"),
         ({"input": "x", "tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"input": "x", "tools": [{"type": "function"}]}, "tools[0].name"),

@@ -48,7 +48,7 @@ async def test_tokens_are_told_and_read_again() -> None:
         ("tokenize", {"prompt": "x"}, "model"),
         ("detokenize", {}, "tokens"),
         ("detokenize", {"tokens": "x"}, "tokens"),
-        ("detokenize", {"tokens": [-1]}, "tokens"),
+        ("detokenize", {"tokens": [-1]}, "tokens[0]"),
         ("detokenize", {"tokens": [1]}, "model"),
     ],
 )  # fmt: skip

@@ -28,6 +28,7 @@ __all__ = [
     "CompletionWire",
     "EmbeddingsWire",
     "convert_document",
+    "convert_texts",
     "read_chat_request",
     "read_completion_request",
     "read_document",
@@ -169,14 +170,25 @@ def read_document(body: bytes | Mapping[str, Any], at: str = "") -> Mapping[str,
 
 def convert_document(document: Mapping[str, Any], kind: type[T], at: str = "") -> T:
     """`document` as `kind`. Raises `InvalidRequestError` naming the place, and quoting nothing of it."""
+    return _convert(document, kind, at)
+
+
+def convert_texts(texts: Mapping[str, str | list[str]], kind: type[T]) -> T:
+    """The same of what comes as texts alone, as queries and forms do: a number is the text that writes it."""
+    return _convert(texts, kind, "", strict=False)
+
+
+def _convert(document: Mapping[str, Any], kind: type[T], at: str, *, strict: bool = True) -> T:
     try:
-        return msgspec.convert(document, kind)
+        return msgspec.convert(document, kind, strict=strict)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, InvalidRequestError):
             raise _invalid(error.__cause__.message, error.__cause__.field or "", at) from None
         text = str(error)
         reason, path, missing = text.partition(" - at `")[0], _PATH.search(text), _MISSING.search(text)
-        place = path[1] if path else ""
+        place = path[1].removesuffix("[...]") if path else ""  # some value of a map
+        if not strict:
+            reason = reason.removesuffix(", got `str`")  # as everything is
         if missing:
             place, reason = f"{place}.{missing[1]}".lstrip("."), "it is missing"
         elif reason.startswith("Invalid "):  # whose text quotes the value

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
+
+from msgspec import Struct
 
 from asyncllm.server.admission import Ticket
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.incoming import Incoming
 from asyncllm.server.replies import send_json
 
 __all__ = ["Live"]
+
+
+class _Call(Struct):
+    """Until the backend says what was used, which most do at the end, input is estimated and events are counted."""
+
+    id: str
+    tenant: str
+    key: str
+    """Its id, empty for a call without one."""
+    route: str
+    model: str
+    began_at: float
+    """Unix time."""
+    input_tokens: int
+    output_tokens: int
+
+
+class _Calls(Struct):
+    object: Literal["list"]
+    data: list[_Call]
 
 
 class Live(Endpoint):
@@ -19,6 +42,7 @@ class Live(Endpoint):
     """
 
     takes_any_key = True
+    described = Described(reply=_Calls)
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
@@ -29,19 +53,18 @@ class Live(Endpoint):
             for ticket in self.service.admission.live.values()
             if sees_all or ticket.tenant == caller.tenant
         ]
-        await send_json(incoming.send, {"object": "list", "data": calls})
+        await send_json(incoming.send, _Calls("list", calls))
 
 
-def _written(ticket: Ticket) -> dict[str, Any]:
-    """Until the backend says what was used, which most do at the end, input is estimated and events are counted."""
+def _written(ticket: Ticket) -> _Call:
     usage = ticket.usage
-    return {
-        "id": ticket.id,
-        "tenant": ticket.tenant,
-        "key": ticket.key,
-        "route": ticket.route,
-        "model": ticket.model,
-        "began_at": ticket.began_at,
-        "input_tokens": ticket.input_tokens if usage.input_tokens is None else usage.input_tokens,
-        "output_tokens": ticket.events if usage.output_tokens is None else usage.output_tokens,
-    }
+    return _Call(
+        id=ticket.id,
+        tenant=ticket.tenant,
+        key=ticket.key,
+        route=ticket.route,
+        model=ticket.model,
+        began_at=ticket.began_at,
+        input_tokens=ticket.input_tokens if usage.input_tokens is None else usage.input_tokens,
+        output_tokens=ticket.events if usage.output_tokens is None else usage.output_tokens,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.figures import write_text
 from asyncllm.server.incoming import Incoming
@@ -15,6 +16,7 @@ class Metrics(Endpoint):
     """The figures."""
 
     needs = "metrics"
+    described = Described(reply=str, reply_type="text/plain")
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""

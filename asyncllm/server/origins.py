@@ -27,8 +27,6 @@ _HOST = re.compile(r"([a-z0-9._-]+?|\[[0-9a-f:.]+\])\.?(:[0-9]*)?")
 _KEY_NAMES = frozenset(
     {"key", "keys", "api_key", "apikey", "x_api_key", "token", "access_token", "auth", "auth_token", "authorization"}
 )
-_KEY_ID = re.compile(r"[0-9a-z]{12}")
-"""What stands for a key of ours in lists, and opens nothing."""
 _MARK = "al_"
 _EXPOSED = ("x-request-id", "request-id", "retry-after", "retry-after-ms")
 
@@ -107,8 +105,6 @@ class _Origins:
 
 def _has_key(query: bytes) -> bool:
     return any(
-        (name.lower().replace("-", "_") in _KEY_NAMES and not (name == "key" and _KEY_ID.fullmatch(value)))
-        or name.startswith(_MARK)
-        or value.startswith(_MARK)
+        name.lower().replace("-", "_") in _KEY_NAMES or name.startswith(_MARK) or value.startswith(_MARK)
         for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     )

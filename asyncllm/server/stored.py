@@ -1,11 +1,8 @@
-"""What the routes of files and batches have in common: their store, their queries, and what is not there."""
+"""What the routes of files and batches have in common: their store, places in lists, and what is not there."""
 
 from __future__ import annotations
 
 from abc import ABC
-from urllib.parse import parse_qsl
-
-from msgspec import Struct
 
 from asyncllm.errors import InvalidRequestError, NotFoundError
 from asyncllm.server.batches.work import BatchWork
@@ -14,21 +11,10 @@ from asyncllm.server.incoming import Incoming
 from asyncllm.workspace.served import ServerStore
 from asyncllm.workspace.tenants import StoredFile, is_id
 
-__all__ = ["BATCH", "FILE", "Page", "Stored", "missing", "page_of"]
+__all__ = ["BATCH", "FILE", "Stored", "missing", "place_after"]
 
 FILE = "file-"
 BATCH = "batch_"
-_MAX_QUERY = 32
-
-
-class Page(Struct, frozen=True):
-    """Which part of a list is asked for."""
-
-    after: str
-    """An id, or empty."""
-    count: int
-    is_descending: bool
-    purpose: str | None
 
 
 class Stored(Endpoint, ABC):
@@ -64,17 +50,8 @@ def missing(what: str, id_: str, param: str = "id") -> NotFoundError:
     return NotFoundError(f"there is no such {what}: {id_[:60]!r}", status=404, code="not_found", param=param)
 
 
-def page_of(incoming: Incoming, kind: str, *, most: int, usual: int) -> Page:
-    """The part of a list that the query asks for. Raises `InvalidRequestError` naming what cannot be."""
-    try:
-        told = dict(parse_qsl(incoming.scope["query_string"].decode("latin-1"), max_num_fields=_MAX_QUERY))
-    except ValueError:
-        raise InvalidRequestError("the query has too many fields", field="query") from None
-    after, limit, order = told.get("after", ""), told.get("limit", str(usual)), told.get("order", "desc")
-    if after and not is_id(kind, after):
+def place_after(kind: str, id_: str | None) -> str:
+    """From where on a list is asked for; empty for all of it. Raises `InvalidRequestError` for what is no id."""
+    if id_ is not None and not is_id(kind, id_):
         raise InvalidRequestError("after is the id of the last one that you have", field="after")
-    if not (limit.isascii() and limit.isdigit() and len(limit) <= 9 and 1 <= int(limit) <= most):
-        raise InvalidRequestError(f"limit is a whole number from 1 to {most}", field="limit")
-    if order not in ("asc", "desc"):
-        raise InvalidRequestError("order is asc or desc", field="order")
-    return Page(after, int(limit), order == "desc", told.get("purpose"))
+    return id_ or ""

@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
-from urllib.parse import parse_qsl
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from asyncllm.errors import InvalidRequestError
+from asyncllm.server.bounds import words
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.incoming import Caller, Incoming
+from asyncllm.server.queries import read_query
 from asyncllm.server.replies import send_json
 from asyncllm.workspace.usage import UsageRow
 from asyncllm.workspace.usage_forms import csv_text, moment
 
 __all__ = ["Usage"]
 
-_ASKED = ("since", "until", "model", "key_id", "format")
 _SINCE_S = 31 * 86400
 _ROWS = 100_000
 _CSV = (b"content-type", b"text/csv; charset=utf-8")
+
+
+class _Asked(Struct, forbid_unknown_fields=True):
+    since: str | None = None
+    """A Unix time, or a day or time such as 2026-11-22 or 2026-11-22T08:00Z."""
+    until: str | None = None
+    model: str | None = None
+    key_id: str | None = None
+    format: Annotated[str, words("json", "csv")] = "json"
+
+
+class _Rows(Struct):
+    object: Literal["list"]
+    data: list[UsageRow]
 
 
 class Usage(Endpoint):
@@ -31,39 +47,28 @@ class Usage(Endpoint):
     """
 
     takes_any_key = True
+    described = Described(query=_Asked, reply=_Rows, also=("text/csv",))
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        asked = _asked(incoming.scope["query_string"])
-        form = asked.get("format", "json")
-        if form not in ("json", "csv"):
+        asked = read_query(incoming, _Asked)
+        if asked.format not in ("json", "csv"):
             raise InvalidRequestError("format is json or csv", field="format")
         rows = await self.service.admission.usage.read(
-            since=moment(asked["since"], "since") if "since" in asked else time.time() - _SINCE_S,
-            until=moment(asked["until"], "until") if "until" in asked else float("inf"),
+            since=time.time() - _SINCE_S if asked.since is None else moment(asked.since, "since"),
+            until=float("inf") if asked.until is None else moment(asked.until, "until"),
             tenant=_tenant(incoming.caller),
-            key=asked.get("key_id"),
-            model=asked.get("model"),
+            key=asked.key_id,
+            model=asked.model,
         )
         if len(rows) > _ROWS:
             raise InvalidRequestError(
                 f"these are more than {_ROWS} rows: ask for less time, with since and until", field="since"
             )
-        if form == "csv":
+        if asked.format == "csv":
             await _send_csv(incoming, rows)
         else:
             await send_json(incoming.send, {"object": "list", "data": rows})
-
-
-def _asked(query: bytes) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
-        if name not in _ASKED:
-            raise InvalidRequestError(
-                f"there is no {name[:40]!r} to ask for; there is {', '.join(_ASKED)}", field=name[:40]
-            )
-        found[name] = value
-    return found
 
 
 def _tenant(caller: Caller) -> str | None:

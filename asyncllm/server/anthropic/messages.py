@@ -43,7 +43,12 @@ class Messages(_Told, Generation):
     """Answers conversations."""
 
     described = Described(
-        body=shapes.MessagesBody, reply=shapes.Answer, streams=True, limits=_LIMITS, fault=shapes.Failure
+        body=shapes.MessagesBody,
+        reply=shapes.Answer,
+        streams=True,
+        limits=_LIMITS,
+        absent="model",
+        fault=shapes.Failure,
     )
 
     unmet = dict.fromkeys(("container", "context_management", "mcp_servers"), "leave it out")
@@ -66,7 +71,9 @@ class Messages(_Told, Generation):
 class CountTokens(_Told):
     """Counts the tokens of a conversation by the model's own tokenizer, where the backend can."""
 
-    described = Described(body=shapes.CountBody, reply=shapes.Counted, limits=_LIMITS, fault=shapes.Failure)
+    described = Described(
+        body=shapes.CountBody, reply=shapes.Counted, limits=_LIMITS, absent="model", fault=shapes.Failure
+    )
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""

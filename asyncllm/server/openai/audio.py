@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from asyncllm.calls import Model
 from asyncllm.client import Client
@@ -15,12 +15,15 @@ from asyncllm.errors import InvalidRequestError, UnsupportedError
 from asyncllm.estimate import estimated_texts
 from asyncllm.media import MediaFile, TimestampUnit, Transcript
 from asyncllm.server.bodies import read_body
+from asyncllm.server.bounds import Bytes, Filled, No, words
 from asyncllm.server.departure import Watched
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
-from asyncllm.server.forms import Form, read_form
+from asyncllm.server.forms import read_form
 from asyncllm.server.incoming import Incoming
+from asyncllm.server.openai import objects
 from asyncllm.server.openai.transcripts import write_transcript
-from asyncllm.server.openai.uploads import media_file, number
+from asyncllm.server.openai.uploads import media_file, read_texts
 from asyncllm.server.openai.wire import given, passed, read_fields, said_as
 from asyncllm.server.replies import send_json, send_text
 from asyncllm.server.streams import send_pieces
@@ -34,30 +37,47 @@ _UNITS = get_args(TimestampUnit)
 
 
 class _Voice(Struct):
-    id: str
+    id: Filled
 
 
 class _Speech(Struct):
-    input: str
-    model: str = ""
-    voice: str | _Voice | None = None
-    response_format: str | None = None
-    speed: float | None = None
-    instructions: str | None = None
-    stream_format: Literal["audio", "sse"] = "audio"
+    input: Filled
+    model: str | None = None
+    voice: Filled | _Voice | None = None
+    response_format: Filled | None = None
+    speed: Annotated[float, Meta(gt=0)] | None = None
+    instructions: Filled | None = None
+    stream_format: Annotated[str, words("audio")] | None = None
+
+
+class _Transcription(Struct, kw_only=True):
+    model: str | None = None
+    language: str | None = None
+    prompt: str | None = None
+    response_format: Annotated[str, words(*_FORMS)] = "json"
+    temperature: Annotated[float, Meta(ge=0)] | None = None
+    timestamp_granularities: list[Annotated[str, words(*_UNITS)]] = []
+    """The name with `[]` behind it is another for it."""
+    stream: No | None = None
+
+
+class _TranscriptionForm(_Transcription, kw_only=True):
+    file: Bytes
 
 
 class Speech(Endpoint):
     """A text as sound, whose bytes are sent as they come."""
+
+    described = Described(body=_Speech, reply=Bytes, reply_type="audio/*", also=(_OCTETS,), absent="model")
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
         settings = self.service.settings
         document = read_document(await read_body(incoming, settings))
         asked = read_fields(document, _Speech)
-        if asked.stream_format == "sse":
+        if asked.stream_format not in (None, "audio"):
             raise UnsupportedError("stream_format: sound is sent as it is: leave it out", field="stream_format")
-        name, model, client = self.find(incoming, asked.model)
+        name, model, client = self.find(incoming, asked.model or "")
         options = given(
             voice=asked.voice.id if isinstance(asked.voice, _Voice) else asked.voice,
             format=asked.response_format,
@@ -94,24 +114,30 @@ async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 class Transcriptions(Endpoint):
     """What is said in a recording."""
 
+    described = Described(
+        body=_TranscriptionForm,
+        is_form=True,
+        max_bytes="max_media_bytes",
+        reply=objects.Transcript,
+        also=("text/plain",),
+        absent="model",
+    )
+
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
         settings = self.service.settings
         async with read_form(incoming, settings, max_file_bytes=settings.max_media_bytes) as form:
             audio = await media_file(form.file("file"), "file", "audio")
-            options = _transcription(form)
-            form_ = form.text("response_format") or "json"
-            name, model, client = self.find(incoming, form.text("model") or "")
-        if form_ not in _FORMS:
-            told = f"response_format is one of {', '.join(_FORMS)}"
-            raise InvalidRequestError(told, field="response_format")
-        is_timed = form_ not in ("json", "text")
+            asked = read_texts(form, _Transcription)
+            options = _options(asked)
+            name, model, client = self.find(incoming, asked.model or "")
+        is_timed = asked.response_format not in ("json", "text")
         async with self.admit(incoming, name, estimated_texts((options.get("prompt", ""),))) as ticket:
             with said_as(name, _NAMES):
                 async with Watched(incoming.receive):
                     found = await _transcribe(client, audio, model, options, is_timed=is_timed)
             ticket.count(found)
-        document = write_transcript(found, form_, model=name)
+        document = write_transcript(found, asked.response_format, model=name)
         if isinstance(document, str):
             await send_text(incoming.send, document)
         else:
@@ -140,17 +166,16 @@ async def _transcribe(
     raise lacking
 
 
-def _transcription(form: Form) -> dict[str, Any]:
-    if form.text("stream") in ("true", "1"):
+def _options(asked: _Transcription) -> dict[str, Any]:
+    if asked.stream:
         raise UnsupportedError("stream: a transcript is given whole here; leave it out", field="stream")
-    field = "timestamp_granularities"
-    units = [*form.texts(field), *form.texts(f"{field}[]")]
+    if asked.response_format not in _FORMS:
+        raise InvalidRequestError(f"response_format is one of {', '.join(_FORMS)}", field="response_format")
+    units = asked.timestamp_granularities
     if any(unit not in _UNITS for unit in units):
+        field = "timestamp_granularities"
         raise InvalidRequestError(f"{field} are {' and '.join(_UNITS)}", field=field)
     options: dict[str, Any] = given(
-        language=form.text("language") or None,
-        prompt=form.text("prompt") or None,
-        temperature=number(form, "temperature"),
-        timestamps=units or None,
+        language=asked.language, prompt=asked.prompt, temperature=asked.temperature, timestamps=units or None
     )
     return options

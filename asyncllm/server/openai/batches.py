@@ -10,13 +10,18 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from asyncllm.dialect.served import convert_document, read_document
 from asyncllm.errors import BadRequestError, ConflictError, InvalidRequestError
 from asyncllm.server.batches.rows import ENDPOINTS
 from asyncllm.server.bodies import read_body
+from asyncllm.server.bounds import words
+from asyncllm.server.described import Described
 from asyncllm.server.incoming import Incoming
-from asyncllm.server.openai.files import listed, seconds_after
+from asyncllm.server.openai import objects
+from asyncllm.server.openai.files import ExpiresAfter, listed
+from asyncllm.server.queries import read_query
 from asyncllm.server.replies import send_json
-from asyncllm.server.stored import BATCH, Stored, missing, page_of
+from asyncllm.server.stored import BATCH, FILE, Stored, missing, place_after
 from asyncllm.workspace.tenants import STATUSES_OVER, StoredBatch, is_id, new_id
 
 __all__ = ["Batch", "BatchCancellation", "Batches", "NewBatches"]
@@ -26,27 +31,27 @@ _HOURS = {"h": 1, "d": 24}
 _MAX_HOURS = 30 * 24
 
 
-class _ExpiresAfter(Struct):
-    anchor: str
-    seconds: int
-
-
 class _Asked(Struct):
-    input_file_id: str
-    endpoint: str
-    completion_window: str
+    input_file_id: Annotated[str, Meta(extra_json_schema={"pattern": f"^{FILE}[0-9a-z]{{26}}$"})]
+    endpoint: Annotated[str, words(*ENDPOINTS.values())]
+    completion_window: Annotated[str, Meta(extra_json_schema={"pattern": f"^{_WINDOW.pattern}$"})]
+    """24h, or from 1h to 30d."""
     metadata: (
         Annotated[dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)]
         | None
     ) = None
-    output_expires_after: _ExpiresAfter | None = None
+    output_expires_after: ExpiresAfter | None = None
 
 
-_asked = msgspec.json.Decoder(_Asked)
+class _Query(Struct):
+    after: Annotated[str, Meta(extra_json_schema={"pattern": f"^{BATCH}[0-9a-z]{{26}}$"})] | None = None
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
 
 
 class NewBatches(Stored):
-    """`POST /v1/batches`."""
+    """Begins a batch."""
+
+    described = Described(body=_Asked, reply=objects.BatchObject, absent="file")
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
@@ -55,7 +60,6 @@ class NewBatches(Stored):
             raise BadRequestError("this key is not for calls, which the rows of a batch are", status=403, code="scope")
         asked = _read(await read_body(incoming, settings))
         kept = asked.output_expires_after
-        kept_s = None if kept is None else seconds_after(kept.anchor, str(kept.seconds))
         window_s = _seconds(asked.completion_window)
         file = await self.file_of(incoming, asked.input_file_id, "input_file_id")
         if file.purpose != "batch":
@@ -71,7 +75,7 @@ class NewBatches(Stored):
             size=file.size,
             window=asked.completion_window,
             metadata=asked.metadata,
-            output_expires_s=kept_s,
+            output_expires_s=None if kept is None else kept.seconds,
             created_at=now,
             expires_at=now + window_s,
         )
@@ -81,18 +85,23 @@ class NewBatches(Stored):
 
 
 class Batches(Stored):
-    """`GET /v1/batches`."""
+    """Batches, the newest first."""
+
+    described = Described(query=_Query, reply=objects.BatchPage)
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        page = page_of(incoming, BATCH, most=100, usual=20)
-        found = await self.store.tenants.batches(incoming.caller.tenant, after=page.after, count=page.count + 1)
+        asked = read_query(incoming, _Query)
+        after = place_after(BATCH, asked.after)
+        found = await self.store.tenants.batches(incoming.caller.tenant, after=after, count=asked.limit + 1)
         self.work.start()
-        await send_json(incoming.send, listed([_written(batch) for batch in found], page.count))
+        await send_json(incoming.send, listed([_written(batch) for batch in found], asked.limit))
 
 
 class Batch(Stored):
-    """`GET /v1/batches/{id}`."""
+    """How far a batch has come."""
+
+    described = Described(reply=objects.BatchObject, absent="batch")
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
@@ -105,7 +114,9 @@ class Batch(Stored):
 
 
 class BatchCancellation(Stored):
-    """`POST /v1/batches/{id}/cancel`."""
+    """Ends a batch: what is done of it is kept."""
+
+    described = Described(reply=objects.BatchObject, absent="batch")
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
@@ -126,14 +137,7 @@ def _cancelled(batch: StoredBatch) -> StoredBatch | None:
 
 
 def _read(body: bytes) -> _Asked:
-    try:
-        asked = _asked.decode(body)
-    except msgspec.ValidationError as error:
-        reason, _, place = str(error).partition(" - at `$.")
-        field = re.split(r"[.\[`]", place)[0] if place else re.sub(r".*`(\w+)`.*", r"\1", reason)
-        raise InvalidRequestError(f"{field}: {reason}", field=field) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidRequestError("the body is not JSON", field="body") from None
+    asked = convert_document(read_document(body), _Asked)
     if asked.endpoint not in ENDPOINTS.values():
         raise InvalidRequestError(f"endpoint is one of {', '.join(ENDPOINTS.values())}", field="endpoint")
     return asked

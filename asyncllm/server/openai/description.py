@@ -22,8 +22,13 @@ class Description(Endpoint):
 
     def __init__(self, service: Service, routes: Sequence[tuple[str, str, type[Endpoint]]]) -> None:
         super().__init__(service)
+        self._routes = routes
+        self._settings = service.settings
         self._document = describe(routes, service.settings)
 
     async def answer(self, incoming: Incoming) -> None:
-        """See `Endpoint`."""
+        """See `Endpoint`. What has been read again since is in it."""
+        settings = self.service.settings
+        if settings is not self._settings:
+            self._settings, self._document = settings, describe(self._routes, settings)
         await send_json(incoming.send, self._document)

@@ -23,13 +23,14 @@ class _Form(msgspec.Struct):
     encoding_format: str | None = None
 
 
+_LIMITS = {"input": ("maxItems", "max_texts")}
 _form = msgspec.json.Decoder(_Form)
 
 
 class Embeddings(Endpoint):
     """Vectors of texts."""
 
-    described = Described(body=shapes.EmbeddingsBody, reply=shapes.Vectors)
+    described = Described(body=shapes.EmbeddingsBody, reply=shapes.Vectors, limits=_LIMITS, absent="model")
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""

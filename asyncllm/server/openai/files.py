@@ -7,30 +7,65 @@ import os
 import re
 import time
 import unicodedata
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
+
+from msgspec import Meta, Struct
+from msgspec.structs import fields
 
 from asyncllm.batch.threads import in_thread
 from asyncllm.errors import CorruptStoreError, InvalidRequestError
+from asyncllm.server.bounds import Bytes, words
 from asyncllm.server.departure import SlowReader, Watched
+from asyncllm.server.described import Described
 from asyncllm.server.forms import Form, Upload, read_form
 from asyncllm.server.incoming import Incoming
+from asyncllm.server.openai import objects
+from asyncllm.server.openai.uploads import read_texts
+from asyncllm.server.queries import read_query
 from asyncllm.server.replies import send_json
-from asyncllm.server.stored import FILE, Stored, missing, page_of
+from asyncllm.server.stored import FILE, Stored, missing, place_after
 from asyncllm.workspace.tenants import StoredFile, is_id, new_id
 
-__all__ = ["File", "FileContent", "FileRemoval", "Files", "Uploads", "listed", "seconds_after"]
+__all__ = ["ExpiresAfter", "File", "FileContent", "FileRemoval", "Files", "Seconds", "Uploads", "listed"]
 
 PURPOSES: Final = ("batch", "fine-tune", "user_data", "assistants", "vision")
-_FIELDS = {"purpose", "file", "expires_after[anchor]", "expires_after[seconds]"}
 _PIECE = 64 * 2**10
 _MAX_NAME = 255
-_SHORTEST_S, _LONGEST_S = 3600, 30 * 86_400
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9._ -]")
+
+Seconds = Annotated[int, Meta(ge=3600, le=30 * 86_400)]
+"""For which a file is kept."""
+
+
+class ExpiresAfter(Struct):
+    """When a file goes by itself."""
+
+    anchor: Literal["created_at"]
+    seconds: Seconds
+
+
+class _Told(Struct, kw_only=True, rename={"anchor": "expires_after[anchor]", "seconds": "expires_after[seconds]"}):
+    purpose: Annotated[str, words(*PURPOSES)]
+    anchor: Literal["created_at"] | None = None
+    seconds: Seconds | None = None
+
+
+class _Form(_Told, forbid_unknown_fields=True, kw_only=True):
+    file: Bytes
+
+
+class _Query(Struct):
+    after: Annotated[str, Meta(extra_json_schema={"pattern": f"^{FILE}[0-9a-z]{{26}}$"})] | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 10_000
+    order: Annotated[str, words("asc", "desc")] = "desc"
+    purpose: str | None = None
 
 
 class Uploads(Stored):
-    """`POST /v1/files`."""
+    """Keeps a file."""
+
+    described = Described(body=_Form, is_form=True, max_bytes="max_file_bytes", reply=objects.FileObject)
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
@@ -46,23 +81,29 @@ class Uploads(Stored):
 
 
 class Files(Stored):
-    """`GET /v1/files`."""
+    """The files that are kept."""
+
+    described = Described(query=_Query, reply=objects.FilePage)
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
-        page = page_of(incoming, FILE, most=10_000, usual=10_000)
+        asked = read_query(incoming, _Query)
+        if asked.order not in ("asc", "desc"):
+            raise InvalidRequestError("order is asc or desc", field="order")
         found = await self.store.tenants.files(
             incoming.caller.tenant,
-            after=page.after,
-            count=page.count + 1,
-            is_descending=page.is_descending,
-            purpose=page.purpose,
+            after=place_after(FILE, asked.after),
+            count=asked.limit + 1,
+            is_descending=asked.order == "desc",
+            purpose=asked.purpose,
         )
-        await send_json(incoming.send, listed([_written(file) for file in found], page.count))
+        await send_json(incoming.send, listed([_written(file) for file in found], asked.limit))
 
 
 class File(Stored):
-    """`GET /v1/files/{id}`."""
+    """What is known of a file."""
+
+    described = Described(reply=objects.FileObject, absent="file")
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
@@ -70,7 +111,9 @@ class File(Stored):
 
 
 class FileRemoval(Stored):
-    """`DELETE /v1/files/{id}`."""
+    """Keeps a file no longer."""
+
+    described = Described(reply=objects.Removed, absent="file")
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
@@ -81,7 +124,9 @@ class FileRemoval(Stored):
 
 
 class FileContent(Stored):
-    """`GET /v1/files/{id}/content`: all of it, whatever range is asked for."""
+    """The bytes of a file: all of them, whatever range is asked for."""
+
+    described = Described(reply=Bytes, reply_type="application/octet-stream", absent="file")
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
@@ -127,37 +172,24 @@ def listed(documents: list[dict[str, Any]], count: int) -> dict[str, Any]:
     return {"object": "list", "data": shown, **ends, "has_more": len(documents) > count}
 
 
-def seconds_after(anchor: str | None, seconds: str | None) -> float | None:
-    """How long a file is kept, from `expires_after`. Raises `InvalidRequestError`."""
-    if anchor is None and seconds is None:
-        return None
-    if anchor != "created_at":
-        raise InvalidRequestError('the anchor of expires_after is "created_at"', field="expires_after")
-    if seconds is None or not (seconds.isascii() and seconds.isdigit() and len(seconds) <= 9):
-        raise InvalidRequestError("the seconds of expires_after are a whole number", field="expires_after")
-    if not _SHORTEST_S <= int(seconds) <= _LONGEST_S:
-        told = f"the seconds of expires_after are from {_SHORTEST_S} to {_LONGEST_S}"
-        raise InvalidRequestError(told, field="expires_after")
-    return float(seconds)
-
-
 def _file(form: Form, upload: Upload) -> StoredFile:
-    names = {name for name, _ in (*form.values, *form.uploads)}
-    if names - _FIELDS:
-        raise InvalidRequestError(f"a file has no {min(names - _FIELDS)!r}", field=min(names - _FIELDS))
-    purpose = form.text("purpose")
-    if purpose not in PURPOSES:
+    unknown = {name for name, _ in (*form.values, *form.uploads)} - {field.encode_name for field in fields(_Form)}
+    if unknown:
+        raise InvalidRequestError(f"a file has no {min(unknown)!r}", field=min(unknown))
+    told = read_texts(form, _Told)
+    if told.purpose not in PURPOSES:
         raise InvalidRequestError(f"purpose is one of {', '.join(PURPOSES)}", field="purpose")
-    kept_s = seconds_after(form.text("expires_after[anchor]"), form.text("expires_after[seconds]"))
+    if (told.anchor is None) != (told.seconds is None):
+        raise InvalidRequestError("expires_after has its anchor, created_at, and its seconds", field="expires_after")
     now = time.time()
     return StoredFile(
         id=new_id(FILE),
-        purpose=purpose,
+        purpose=told.purpose,
         filename=_shown(upload.filename),
         size=upload.size,
         digest=upload.sha256.hex(),
         created_at=now,
-        expires_at=None if kept_s is None else now + kept_s,
+        expires_at=None if told.seconds is None else now + told.seconds,
     )
 
 

@@ -36,7 +36,7 @@ _streamed = msgspec.json.Decoder(_Streamed)
 class Chats(Generation):
     """Answers conversations."""
 
-    described = Described(body=shapes.ChatBody, reply=shapes.Chat, streams=True, limits=_LIMITS)
+    described = Described(body=shapes.ChatBody, reply=shapes.Chat, streams=True, limits=_LIMITS, absent="model")
     unmet = {
         **_CONSTRAINTS, "audio": _LEAVE, "function_call": "give tool_choice", "functions": "give them as tools",
         "prompt_logprobs": _LEAVE, "web_search_options": _LEAVE,
@@ -59,7 +59,9 @@ class Chats(Generation):
 class Completions(Generation):
     """Continues texts."""
 
-    described = Described(body=shapes.CompletionBody, reply=shapes.Completion, streams=True, limits=_CHOICES)
+    described = Described(
+        body=shapes.CompletionBody, reply=shapes.Completion, streams=True, limits=_CHOICES, absent="model"
+    )
     unmet = {**_CONSTRAINTS, "echo": _LEAVE, "prompt_logprobs": _LEAVE, "suffix": _LEAVE}
 
     def read(self, body: bytes) -> Request:

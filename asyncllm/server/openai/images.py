@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import base64
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from asyncllm.dialect.served import read_document
 from asyncllm.errors import InvalidRequestError, UnsupportedError
 from asyncllm.estimate import estimated_texts
 from asyncllm.media import Image, Images
 from asyncllm.server.bodies import read_body
+from asyncllm.server.bounds import Bytes, Filled, No, words
 from asyncllm.server.departure import Watched
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.forms import Form, read_form
 from asyncllm.server.incoming import Incoming
-from asyncllm.server.openai.uploads import count, media_file
+from asyncllm.server.openai import objects
+from asyncllm.server.openai.uploads import media_file, read_texts
 from asyncllm.server.openai.wire import given, passed, read_fields, said_as
 from asyncllm.server.replies import send_json
 from asyncllm.server.settings import ServerSettings
@@ -30,23 +33,32 @@ __all__ = ["ImageEdits", "ImageGenerations"]
 
 _NAMES = {"format": "output_format", "compression": "output_compression"}
 _FILES = ("image", "image[]", "mask")
+_LIMITS = {"n": ("maximum", "max_choices")}
 
 
-class _Asked(Struct):
-    prompt: str
-    model: str = ""
-    n: int | None = None
-    size: str | None = None
-    quality: str | None = None
-    background: str | None = None
-    output_format: str | None = None
-    output_compression: int | None = None
-    response_format: str | None = None
-    stream: bool = False
+class _Asked(Struct, kw_only=True):
+    prompt: Filled
+    model: str | None = None
+    n: Annotated[int, Meta(ge=1)] | None = None
+    size: Annotated[str, Meta(extra_json_schema={"pattern": "^([1-9][0-9]{1,4}x[1-9][0-9]{1,4}|auto)$"})] | None = None
+    quality: Filled | None = None
+    background: Annotated[str, words("transparent", "opaque", "auto")] | None = None
+    output_format: Filled | None = None
+    output_compression: Annotated[int, Meta(ge=0, le=100)] | None = None
+    response_format: Annotated[str, words("b64_json", "url")] | None = None
+    stream: No | None = None
+
+
+class _EditForm(_Asked, kw_only=True):
+    image: Annotated[list[Bytes], Meta(min_length=1)]
+    """The name with `[]` behind it is another for it."""
+    mask: Bytes | UnsetType = UNSET
 
 
 class ImageGenerations(Endpoint):
     """Pictures of a prompt."""
+
+    described = Described(body=_Asked, reply=objects.Pictures, limits=_LIMITS, absent="model")
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
@@ -54,7 +66,7 @@ class ImageGenerations(Endpoint):
         document = read_document(await read_body(incoming, settings))
         asked = read_fields(document, _Asked)
         options = _options(asked, settings)
-        name, model, client = self.find(incoming, asked.model)
+        name, model, client = self.find(incoming, asked.model or "")
         extra = given(extra=passed(document, _Asked, settings))
         async with self.admit(incoming, name, estimated_texts((asked.prompt,))) as ticket:
             with said_as(name, _NAMES):
@@ -67,13 +79,22 @@ class ImageGenerations(Endpoint):
 class ImageEdits(Endpoint):
     """Pictures that are changed."""
 
+    described = Described(
+        body=_EditForm,
+        is_form=True,
+        max_bytes="max_media_bytes",
+        reply=objects.Pictures,
+        limits=_LIMITS,
+        absent="model",
+    )
+
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
         settings = self.service.settings
         async with read_form(incoming, settings, max_file_bytes=settings.max_media_bytes) as form:
             asked = _form(form)
             options = _options(asked, settings)
-            name, model, client = self.find(incoming, asked.model)
+            name, model, client = self.find(incoming, asked.model or "")
             uploads = [upload for told, upload in form.uploads if told in ("image", "image[]")]
             images = [await media_file(upload, "image", "image") for upload in uploads]
             has_mask = any(told == "mask" for told, _ in form.uploads)
@@ -92,11 +113,7 @@ def _form(form: Form) -> _Asked:
     for name, _ in form.uploads:
         if name not in _FILES:
             raise InvalidRequestError(f"{name[:100]} is no picture that an edit takes", field=name[:100])
-    texts = {name: form.text(name) for name in _Asked.__struct_fields__ if name not in ("n", "output_compression")}
-    document: dict[str, Any] = {name: text for name, text in texts.items() if text is not None}
-    document |= {"n": count(form, "n"), "output_compression": count(form, "output_compression")}
-    document["stream"] = document.get("stream") in ("true", "1")
-    return read_fields(document, _Asked)
+    return read_texts(form, _Asked)
 
 
 def _options(asked: _Asked, settings: ServerSettings) -> Any:

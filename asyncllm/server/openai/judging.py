@@ -6,18 +6,21 @@ Sources: https://platform.openai.com/docs/api-reference/moderations, https://doc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from asyncllm.dialect.served import read_document
 from asyncllm.errors import InvalidRequestError
 from asyncllm.estimate import estimated_texts
 from asyncllm.media import Moderation, Ranking
 from asyncllm.server.bodies import read_body
+from asyncllm.server.bounds import Filled, words
 from asyncllm.server.departure import Watched
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.incoming import Incoming
+from asyncllm.server.openai import objects
 from asyncllm.server.openai.wire import check_count, given, passed, read_fields, said_as
 from asyncllm.server.replies import send_json
 from asyncllm.server.settings import ServerSettings
@@ -31,18 +34,22 @@ class _Url(Struct):
 
 
 class _Part(Struct):
-    type: str
-    text: str | None = None
+    type: Annotated[str, words("text", "image_url")]
+    text: Filled | None = None
     image_url: _Url | None = None
 
 
 class _Moderation(Struct):
-    input: str | list[str | _Part]
-    model: str = ""
+    input: Filled | Annotated[list[Filled | _Part], Meta(min_length=1)]
+    model: str | None = None
 
 
 class Moderations(Endpoint):
     """Whether content is harmful."""
+
+    described = Described(
+        body=_Moderation, reply=objects.Judged, limits={"input": ("maxItems", "max_texts")}, absent="model"
+    )
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
@@ -50,7 +57,7 @@ class Moderations(Endpoint):
         document = read_document(await read_body(incoming, settings))
         asked = read_fields(document, _Moderation)
         content = _content(asked.input, settings)
-        name, model, client = self.find(incoming, asked.model)
+        name, model, client = self.find(incoming, asked.model or "")
         extra = given(extra=passed(document, _Moderation, settings))
         texts = [one.text if isinstance(one, TextPart) else one for one in content if not isinstance(one, ImagePart)]
         async with self.admit(incoming, name, estimated_texts(texts)) as ticket:
@@ -103,19 +110,24 @@ def _applied(result: object) -> Mapping[str, Any] | None:
 
 
 class _Document(Struct):
-    text: str
+    text: Filled
 
 
 class _Rerank(Struct):
-    query: str
-    documents: list[str | _Document]
-    model: str = ""
-    top_n: int | None = None
-    return_documents: bool = True
+    query: Filled
+    documents: Annotated[list[Filled | _Document], Meta(min_length=1)]
+    model: str | None = None
+    top_n: Annotated[int, Meta(ge=1)] | None = None
+    return_documents: bool | None = None
+    """They are returned unless it is false."""
 
 
 class Rerank(Endpoint):
     """Documents in the order in which they answer a query."""
+
+    described = Described(
+        body=_Rerank, reply=objects.Ranked, limits={"documents": ("maxItems", "max_texts")}, absent="model"
+    )
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
@@ -124,7 +136,7 @@ class Rerank(Endpoint):
         asked = read_fields(document, _Rerank)
         check_count(asked.documents, "documents", settings)
         texts = [one if isinstance(one, str) else one.text for one in asked.documents]
-        name, model, client = self.find(incoming, asked.model)
+        name, model, client = self.find(incoming, asked.model or "")
         options = given(top_n=asked.top_n, extra=passed(document, _Rerank, settings))
         async with self.admit(incoming, name, estimated_texts([asked.query, *texts])) as ticket:
             with said_as(name):
@@ -140,7 +152,7 @@ def _ranks(found: Ranking, texts: Sequence[str], asked: _Rerank) -> list[dict[st
         {
             "index": rank.index,
             "relevance_score": rank.score,
-            **({"document": {"text": texts[rank.index]}} if asked.return_documents else {}),
+            **({"document": {"text": texts[rank.index]}} if asked.return_documents is not False else {}),
         }
         for rank in found
     ]

@@ -30,7 +30,7 @@ class Models(Endpoint):
 class Model(Endpoint):
     """One model."""
 
-    described = Described(reply=shapes.ModelObject)
+    described = Described(reply=shapes.ModelObject, absent="model")
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""

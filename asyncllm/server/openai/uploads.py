@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal, TypeVar, get_origin
+
+from msgspec import Struct
+from msgspec.structs import fields
 
 from asyncllm.batch.threads import in_thread
+from asyncllm.dialect.served import convert_texts
 from asyncllm.errors import InvalidRequestError
 from asyncllm.media import MediaFile
 from asyncllm.media_calls.uploads import media_type_of, read_upload
 from asyncllm.server.forms import Form, Upload
 
-__all__ = ["count", "media_file", "number"]
+__all__ = ["media_file", "read_texts"]
+
+T = TypeVar("T", bound=Struct)
 
 _UNKNOWN = "application/octet-stream"
 
@@ -36,20 +42,17 @@ async def media_file(upload: Upload, field: str, kind: Literal["audio", "image"]
         return MediaFile(data, name)
 
 
-def number(form: Form, name: str) -> float | None:
-    """A number of a form. Raises `InvalidRequestError`."""
-    text = form.text(name)
-    try:
-        return float(text) if text else None
-    except ValueError:
-        raise InvalidRequestError(f"{name} is a number", field=name) from None
+def read_texts(form: Form, kind: type[T]) -> T:
+    """The texts of a form as a `kind`: an empty one says no more than leaving it out, and others are ignored.
 
-
-def count(form: Form, name: str) -> int | None:
-    """A whole number of a form. Raises `InvalidRequestError`."""
-    text = form.text(name)
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise InvalidRequestError(f"{name} is a whole number", field=name)
-    return int(text)
+    A field whose type is a list has all texts of its name, and of that with `[]` behind it. Raises
+    `InvalidRequestError` naming the field.
+    """
+    told: dict[str, Any] = {}
+    for field in fields(kind):
+        name = field.encode_name
+        is_list = get_origin(field.type) is list
+        value = [*form.texts(name), *form.texts(f"{name}[]")] if is_list else form.text(name)
+        if value:
+            told[name] = value
+    return convert_texts(told, kind)

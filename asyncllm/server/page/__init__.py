@@ -12,6 +12,7 @@ import hashlib
 from pathlib import Path
 
 from asyncllm.errors import NotFoundError
+from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.incoming import Incoming, header_of
 from asyncllm.server.service import Service
@@ -38,6 +39,7 @@ class Page(Endpoint):
     """Sends the files, which are read once."""
 
     needs = None
+    described = Described(reply=str, reply_type="text/html", also=("text/css", "text/javascript"), absent="file")
 
     def __init__(self, service: Service, path: str = "") -> None:
         super().__init__(service, path)

@@ -78,7 +78,7 @@ class _Reader:
 
     def add(self, item: _Item, place: str) -> None:
         """The next item."""
-        kind = item.get("type") or "message"
+        kind = "message" if item.get("type") is None else item["type"]
         if kind == "message":
             self._message(item, place)
         elif kind == "reasoning":
@@ -130,7 +130,7 @@ class _Reader:
             turn.parts.append(self._part(item, place))
 
     def _reasoning(self, item: _Item, place: str) -> None:
-        content: Any = item.get("content") or []
+        content: Any = [] if item.get("content") is None else item["content"]
         if not isinstance(content, list):
             raise InvalidRequestError(f"{place}.content is a list of parts", field=f"{place}.content")
         turn = self._open()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from asyncllm.server.described import Described
 from asyncllm.server.generation import Generation
+from asyncllm.server.responses import shapes
 from asyncllm.server.responses.answers import write_head, write_reply
 from asyncllm.server.responses.events import ResponseWriter
 from asyncllm.server.responses.served import read_responses_request
@@ -16,6 +18,14 @@ __all__ = ["Responses"]
 
 class Responses(Generation):
     """Answers conversations, each of which comes whole: nothing of it is kept."""
+
+    described = Described(
+        body=shapes.ResponsesBody,
+        reply=shapes.ResponseObject,
+        streams=True,
+        limits={"input": ("maxItems", "max_messages")},
+        absent="model",
+    )
 
     def read(self, body: bytes) -> Request:
         """See `Generation`."""

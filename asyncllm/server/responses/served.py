@@ -10,9 +10,9 @@ Source: https://platform.openai.com/docs/api-reference/responses/create.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from asyncllm.dialect.responses.requests import DIALECT
 from asyncllm.dialect.served import convert_document, read_document
@@ -21,7 +21,7 @@ from asyncllm.server.responses.items import read_items
 from asyncllm.server.settings import ServerSettings
 from asyncllm.types import Constraint, JsonSchema, Message, Request, Sampling, Tool, ToolChoice
 
-__all__ = ["read_responses_request"]
+__all__ = ["ResponsesWire", "read_responses_request"]
 
 _LOGPROBS = "message.output_text.logprobs"
 _KEPT = {
@@ -30,7 +30,6 @@ _KEPT = {
     "prompt": "send the prompt itself as input",
 }
 """Fields that name what an earlier call has left, and what to do in their place."""
-_MOST_METADATA = 16
 _RENAMED = {"max_tokens": "max_output_tokens", "reasoning_effort": "reasoning.effort", "logprobs": "include"}
 
 
@@ -62,7 +61,9 @@ class _Choice(Struct):
     name: str | None = None
 
 
-class _Body(Struct):
+class ResponsesWire(Struct):
+    """The body of a request for a response."""
+
     input: str | list[dict[str, Any]]
     model: str | None = None
     instructions: str | None = None
@@ -77,7 +78,7 @@ class _Body(Struct):
     top_p: float | None = None
     top_logprobs: int | None = None
     stream: bool | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     background: bool | None = None
     store: bool | None = None  # nothing is ever kept, and the reply says so
@@ -86,7 +87,7 @@ class _Body(Struct):
     prompt: Any = None
 
 
-_FIELDS = frozenset(_Body.__struct_fields__)
+_FIELDS = frozenset(ResponsesWire.__struct_fields__)
 
 
 def read_responses_request(body: bytes, settings: ServerSettings) -> Request:
@@ -113,24 +114,22 @@ def read_responses_request(body: bytes, settings: ServerSettings) -> Request:
     )
 
 
-def _refused(document: Mapping[str, Any]) -> _Body:
+def _refused(document: Mapping[str, Any]) -> ResponsesWire:
     """The body, unless it asks for what cannot be had."""
     for name, advice in _KEPT.items():
         if document.get(name) is not None:
             raise UnsupportedError(f"{name}: nothing of earlier calls is kept here: {advice}", field=name)
-    wire = convert_document(document, _Body)
+    wire = convert_document(document, ResponsesWire)
     if wire.background:
         raise UnsupportedError("background: an answer is given to the call that asks for it", field="background")
-    if len(wire.metadata or ()) > _MOST_METADATA:
-        raise InvalidRequestError(f"metadata has at most {_MOST_METADATA} pairs", field="metadata")
     return wire
 
 
-def _instructions(wire: _Body) -> list[Message]:
+def _instructions(wire: ResponsesWire) -> list[Message]:
     return [Message("system", wire.instructions)] if wire.instructions else []
 
 
-def _input(wire: _Body, settings: ServerSettings) -> list[Message]:
+def _input(wire: ResponsesWire, settings: ServerSettings) -> list[Message]:
     if not wire.input:
         raise InvalidRequestError("input: a text or at least one item is needed", field="input")
     if isinstance(wire.input, str):
@@ -185,7 +184,7 @@ def _constraint(format_: _Format | None) -> Constraint | None:
     return JsonSchema(format_.schema, format_.name, _given(format_.strict))
 
 
-def _sampling(wire: _Body) -> Sampling:
+def _sampling(wire: ResponsesWire) -> Sampling:
     named = {
         "max_tokens": wire.max_output_tokens,
         "temperature": wire.temperature,
