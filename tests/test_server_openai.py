@@ -110,7 +110,7 @@ async def test_a_model_that_is_not_there_is_refused_with_those_that_are() -> Non
         (
             b'{"messages": [{"role": "user", "content": "x"}], "stream": true, "stream_options": {"include_usage": 5}}',
             400,
-            "stream_options",
+            "stream_options.include_usage",
         ),
         (
             b'{"messages": [' + b'{"role": "user", "content": "x"},' * 20 + b'{"role": "user", "content": "x"}]}',

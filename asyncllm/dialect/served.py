@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import fields
 
 from asyncllm.backend import EmbedRequest
 from asyncllm.dialect.constraints import CONSTRAINT_FIELDS, read_constraint
@@ -27,6 +28,7 @@ __all__ = [
     "ChatWire",
     "CompletionWire",
     "EmbeddingsWire",
+    "StreamOptions",
     "convert_document",
     "convert_texts",
     "read_chat_request",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
 
 _SAMPLING = frozenset(Sampling.__struct_fields__)
 _OF_EVERY_CALL = _SAMPLING | {"model", "stream", "stream_options", "max_completion_tokens"}
@@ -57,12 +60,21 @@ class _ToolChoice(Struct, tag_field="type", tag="function"):
     function: _Function
 
 
+class StreamOptions(Struct):
+    """How pieces come."""
+
+    include_usage: bool | None = None
+    """Whether a last chunk without a choice has the usage."""
+    continuous_usage_stats: bool | None = None
+    """Whether every chunk has the usage so far."""
+
+
 class _Call(Struct, kw_only=True):
     """What the bodies of chats and completions have in common, sampling apart."""
 
     model: str | None = None
     stream: bool | None = None
-    stream_options: dict[str, Any] | None = None  # how pieces come; no part of what is asked
+    stream_options: StreamOptions | None = None  # no part of what is asked
 
 
 class ChatWire(_Call, kw_only=True):
@@ -173,9 +185,13 @@ def convert_document(document: Mapping[str, Any], kind: type[T], at: str = "") -
     return _convert(document, kind, at)
 
 
-def convert_texts(texts: Mapping[str, str | list[str]], kind: type[T]) -> T:
+def convert_texts(texts: Mapping[str, str | list[str]], kind: type[S]) -> S:
     """The same of what comes as texts alone, as queries and forms do: a number is the text that writes it."""
-    return _convert(texts, kind, "", strict=False)
+    found = _convert(texts, kind, "", strict=False)
+    for field in fields(kind):
+        if field.encode_name in texts and getattr(found, field.name) is None:  # which is made of the text `null`
+            raise _invalid("leave it out where it is nothing", field.encode_name, "")
+    return found
 
 
 def _convert(document: Mapping[str, Any], kind: type[T], at: str, *, strict: bool = True) -> T:

@@ -117,7 +117,7 @@ class PartReader:
 
     def _open(self) -> None:
         kind, options = parse_options_header(self._headers.get(b"content-disposition"))
-        if kind != b"form-data" or b"name" not in options:
+        if kind != b"form-data" or not options.get(b"name"):
             raise InvalidRequestError("a part of the form has no name", field="body")
         name = _decoded(options[b"name"], "body", "the name of a part")
         if len(name) > _MAX_NAME:

@@ -40,6 +40,6 @@ def read_query(incoming: Incoming, kind: type[T]) -> T:
         elif kind.__struct_config__.forbid_unknown_fields:
             there = ", ".join(field.encode_name for field in fields(kind))
             raise InvalidRequestError(
-                f"there is no {name[:_SHOWN]!r} to ask for; there is {there}", field=name[:_SHOWN]
+                f"there is no {name[:_SHOWN]!r} to ask for; there is {there}", field=name[:_SHOWN] or "query"
             )
     return convert_texts(told, kind)

@@ -11,8 +11,7 @@ from msgspec import UNSET
 from asyncllm.dialect.answers import write_chat_reply, write_completion_reply
 from asyncllm.dialect.constraints import CONSTRAINT_FIELDS
 from asyncllm.dialect.pieces import ChunkWriter
-from asyncllm.dialect.served import read_chat_request, read_completion_request
-from asyncllm.errors import InvalidRequestError
+from asyncllm.dialect.served import StreamOptions, read_chat_request, read_completion_request
 from asyncllm.server.described import Described
 from asyncllm.server.generation import Generation
 from asyncllm.server.openai import shapes
@@ -22,7 +21,7 @@ __all__ = ["Chats", "Completions"]
 
 
 class _Streamed(msgspec.Struct):
-    stream_options: shapes.StreamOptions | None = None
+    stream_options: StreamOptions | None = None
 
 
 _LEAVE = "leave it out"
@@ -89,12 +88,7 @@ def _meant(asked: Request) -> Request:
 
 
 def _writer(body: bytes, id_: str, model: str, *, is_chat: bool) -> ChunkWriter:
-    try:
-        options = _streamed.decode(body).stream_options or shapes.StreamOptions()
-    except msgspec.ValidationError:
-        raise InvalidRequestError(
-            "include_usage and continuous_usage_stats are true or false", field="stream_options"
-        ) from None
+    options = _streamed.decode(body).stream_options or StreamOptions()
     return ChunkWriter(
         id_=id_,
         model=model,

@@ -16,7 +16,7 @@ from asyncllm.types import Sampling
 
 __all__ = [
     "Chat", "ChatBody", "Completion", "CompletionBody", "EmbeddingsBody", "Health", "ModelObject", "ModelPage",
-    "Readiness", "Release", "StreamOptions", "Vectors",
+    "Readiness", "Release", "Vectors",
 ]  # fmt: skip
 
 _Text = Annotated[str, Meta(min_length=1)]
@@ -33,15 +33,6 @@ _Prompt = Annotated[
 ]
 
 
-class StreamOptions(Struct):
-    """How pieces come."""
-
-    include_usage: bool | None = None
-    """Whether a last chunk without a choice has the usage."""
-    continuous_usage_stats: bool | None = None
-    """Whether every chunk has the usage so far."""
-
-
 class _Structured(Struct):
     json: dict[str, Any] | str | None = None
     regex: str | None = None
@@ -55,7 +46,6 @@ _SAMPLING: dict[str, Any] = {field.name: field.type | None for field in fields(S
 _COMMON: _Fields = [
     *((name, kind, None) for name, kind in _SAMPLING.items()),
     ("max_completion_tokens", _SAMPLING["max_tokens"], None),
-    ("stream_options", StreamOptions | None, None),
     ("response_format", dict[str, Any] | None, None),
     ("structured_outputs", _Structured | None, None),
     *((f"guided_{field.name}", field.type, None) for field in fields(_Structured)),

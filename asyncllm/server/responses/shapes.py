@@ -63,6 +63,8 @@ _ITEMS = (
 )
 _Item = Annotated[dict[str, Any], Meta(extra_json_schema={"anyOf": list(_ITEMS)})]
 _Name = Annotated[str, Meta(min_length=1)]
+_Word: Any = Annotated[str, words("auto", "none", "required")]
+_No: Any = No
 
 
 class _Tool(Struct):
@@ -105,9 +107,9 @@ def _body() -> type[Struct]:
         own[told] = (told, sampling[name] | None, None)
     own["input"] = ("input", _Name | Annotated[list[_Item], Meta(min_length=1)], msgspec.NODEFAULT)
     own["tools"] = ("tools", list[_Tool] | None, None)
-    own["tool_choice"] = ("tool_choice", Annotated[str, words("auto", "none", "required")] | _Choice | None, None)
+    own["tool_choice"] = ("tool_choice", _Word | _Choice | None, None)
     own["text"] = ("text", _Text | None, None)
-    own["background"] = ("background", No | None, None)
+    own["background"] = ("background", _No | None, None)
     own |= {name: (name, None, None) for name in _KEPT}
     return msgspec.defstruct("ResponsesBody", list(own.values()), kw_only=True, module=__name__)
 
