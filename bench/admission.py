@@ -9,9 +9,9 @@ from statistics import median
 
 import msgspec
 
-from asyncllm.server.admission import Admission
-from asyncllm.server.figures import Figures
 from asyncllm.server.incoming import Caller, Incoming
+from asyncllm.server.limits.admission import Admission
+from asyncllm.server.monitoring.figures import Figures
 from asyncllm.server.settings import ServerSettings
 from asyncllm.workspace.keys import Grants
 from asyncllm.workspace.served import ServerStore

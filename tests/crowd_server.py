@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from asyncllm import Client, Finished, TextDelta
 from asyncllm.events import Events
 from asyncllm.server import ServerSettings
-from asyncllm.server.serving import serve
+from asyncllm.server.running.serving import serve
 from asyncllm.types import Request
 
 

@@ -12,7 +12,7 @@ import sys
 import time
 
 from asyncllm.errors import AsyncLLMError
-from asyncllm.server.quota import Quotas
+from asyncllm.server.limits.quota import Quotas
 from asyncllm.workspace.lease import now_s
 from asyncllm.workspace.served import ServerStore
 

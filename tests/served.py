@@ -14,8 +14,8 @@ from starlette.types import ASGIApp
 from asyncllm import Client
 from asyncllm.server import ServerSettings
 from asyncllm.server.app import application_of
-from asyncllm.server.connections import Gate
-from asyncllm.server.protocol import protocol_of
+from asyncllm.server.http.connections import Gate
+from asyncllm.server.http.protocol import protocol_of
 from asyncllm.server.service import Service
 from asyncllm.workspace.served import ServerStore
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from asyncllm import Client
 from asyncllm.events import Event, Events, Finished, TextDelta, UsageReport
 from asyncllm.server import ServerSettings
-from asyncllm.server.serving import serve
+from asyncllm.server.running.serving import serve
 from asyncllm.types import Request, Usage
 from asyncllm.workspace.served import ServerStore
 

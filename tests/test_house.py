@@ -146,7 +146,7 @@ HOMES = {
     "opentelemetry": {"asyncllm/hooks/otel.py"},
     "pyarrow": {"asyncllm/batch/formats/parquet.py"},
     "pytest": {"asyncllm/testing"},
-    "python_multipart": {"asyncllm/server/parts.py"},
+    "python_multipart": {"asyncllm/server/http/parts.py"},
     "ray": {"asyncllm/batch/workers/ray.py"},
     "sse_starlette": {"asyncllm/server"},
     "starlette": {"asyncllm/server"},

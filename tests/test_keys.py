@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncllm.errors import ConfigError, CorruptStoreError, InternalServerError, StoreError
-from asyncllm.server.keyring import Keyring
+from asyncllm.server.keys.keyring import Keyring
 from asyncllm.workspace.keys import Grants, Ring
 from asyncllm.workspace.served import ServerStore
 

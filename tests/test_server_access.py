@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from asyncllm import Client
 from asyncllm.errors import AuthenticationError
-from asyncllm.server.access import Access
-from asyncllm.server.keyring import Keyring
+from asyncllm.server.keys.access import Access
+from asyncllm.server.keys.keyring import Keyring
 from asyncllm.workspace.keys import Grants, Ring
 from asyncllm.workspace.served import ServerStore
 from served import served

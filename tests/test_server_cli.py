@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from asyncllm.server.serving import listen
+from asyncllm.server.running.serving import listen
 
 CHAT = {"messages": [{"role": "user", "content": "one two"}], "stream": True}
 

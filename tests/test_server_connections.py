@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from asyncllm.errors import ConfigError
-from asyncllm.server import ServerSettings, protocol
-from asyncllm.server.connections import Gate
-from asyncllm.server.unix import listen_unix
+from asyncllm.server import ServerSettings
+from asyncllm.server.http import protocol
+from asyncllm.server.http.connections import Gate
+from asyncllm.server.running.unix import listen_unix
 from served import listening
 
 POST = b"POST /first HTTP/1.1\r\nHost: x\r\n"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from asyncllm import Client, Finished, TextDelta
 from asyncllm.server import ServerSettings
 from asyncllm.server.app import application_of
-from asyncllm.server.pictures import Pictures
+from asyncllm.server.http.pictures import Pictures
 from asyncllm.server.service import Service
 from asyncllm.testing import FaultyServer, Op, Pause, ScriptedBackend, SeenRequest, Slice, Stall, Status
 from asyncllm.transport.addresses import Address, is_public, read_address

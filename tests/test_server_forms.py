@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncllm.errors import APITimeoutError, BadRequestError, InvalidRequestError
-from asyncllm.server.departure import ClientGone
-from asyncllm.server.forms import Form, read_form
+from asyncllm.server.http.departure import ClientGone
+from asyncllm.server.http.forms import Form, read_form
+from asyncllm.server.http.parts import PartReader, boundary_of
 from asyncllm.server.incoming import Caller, Incoming
-from asyncllm.server.parts import PartReader, boundary_of
 from asyncllm.server.settings import ServerSettings
 
 BOUNDARY = b"b0undary"

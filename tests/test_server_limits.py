@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from asyncllm import Client, Price, TextDelta
 from asyncllm.errors import AsyncLLMError, BudgetExceededError, RateLimitError, StoreError
 from asyncllm.events import Finished, UsageReport
-from asyncllm.server.quota import Quotas
+from asyncllm.server.limits.quota import Quotas
 from asyncllm.testing import Pause, ScriptedBackend, run_virtual
 from asyncllm.types import Usage
 from asyncllm.workspace.books import Books

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from asyncllm import Client, TextDelta
 from asyncllm.errors import RateLimitError
 from asyncllm.events import Finished
-from asyncllm.server.line import Line
+from asyncllm.server.limits.line import Line
 from asyncllm.testing import Pause, ScriptedBackend, run_virtual
 from asyncllm.workspace.keys import Grants
 from asyncllm.workspace.served import ServerStore

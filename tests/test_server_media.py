@@ -16,8 +16,8 @@ import pytest
 from asyncllm import Client, UnsupportedError
 from asyncllm.media import Segment, Transcript, Word
 from asyncllm.server import ServerSettings
-from asyncllm.server.admission import Ticket
 from asyncllm.server.app import application_of
+from asyncllm.server.limits.admission import Ticket
 from asyncllm.server.openai.transcripts import write_transcript
 from asyncllm.server.service import Service
 from asyncllm.testing import Chunk, FaultyServer, Op, Rst, SeenRequest, Stall, Status

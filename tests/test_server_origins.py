@@ -12,7 +12,7 @@ from aiohttp import ClientSession
 from asyncllm import Client
 from asyncllm.errors import ConfigError
 from asyncllm.server import ServerSettings
-from asyncllm.server.exposure import guarded
+from asyncllm.server.running.exposure import guarded
 from asyncllm.workspace.served import ServerStore
 from served import served, server_of
 

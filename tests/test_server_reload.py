@@ -17,7 +17,7 @@ import asyncllm
 from asyncllm import Client, ConfigError, Limits, Settings
 from asyncllm.config import Group
 from asyncllm.server import ServerSettings, Service
-from asyncllm.server.reload import Kept
+from asyncllm.server.running.reload import Kept
 from asyncllm.server.upstream import Upstream
 from asyncllm.testing import FaultyServer, Status, openai_reply
 from fleet import Fleet, place

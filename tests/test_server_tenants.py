@@ -19,9 +19,9 @@ from msgspec import Struct
 
 from asyncllm import Client
 from asyncllm.server import ServerSettings
-from asyncllm.server.access import Access
 from asyncllm.server.app import application_of
-from asyncllm.server.keyring import Keyring
+from asyncllm.server.keys.access import Access
+from asyncllm.server.keys.keyring import Keyring
 from asyncllm.server.service import Service
 from asyncllm.workspace.keys import Grants
 from asyncllm.workspace.served import ServerStore

@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from asyncllm import Client, Price, TextDelta
 from asyncllm.cli import main
 from asyncllm.errors import InvalidRequestError, OverloadedError, StoreError
-from asyncllm.server.figures import Figures, write_text
+from asyncllm.server.monitoring.figures import Figures, write_text
 from asyncllm.testing import Pause, ScriptedBackend, Stall
 from asyncllm.workspace import usage as usage_module
 from asyncllm.workspace.keys import Grants, Scope

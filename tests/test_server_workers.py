@@ -21,8 +21,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from asyncllm.server import workers
-from asyncllm.server.workers import Crew
+from asyncllm.server.running import workers
+from asyncllm.server.running.workers import Crew
 from asyncllm.testing import FaultyServer, SeenRequest, Sse, openai_chunks
 
 WORDS = [f"word{number} " for number in range(12)]

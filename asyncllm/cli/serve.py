@@ -15,7 +15,7 @@ from asyncllm.client import Client
 from asyncllm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from asyncllm.server.seat import Seat
+    from asyncllm.server.running.seat import Seat
     from asyncllm.server.settings import ServerSettings
 
 __all__ = ["run"]
@@ -30,7 +30,7 @@ def run(args: Namespace) -> int:
     """
     if any(find_spec(name) is None for name in _NEEDED):
         raise ConfigError("the server needs what comes with pip install 'asyncllm[server]'")
-    from asyncllm.server.seat import Seat
+    from asyncllm.server.running.seat import Seat
 
     seat = Seat.find(os.environ)
     if seat is not None:
@@ -45,7 +45,7 @@ def run(args: Namespace) -> int:
 
 
 async def _serve(client: Client, settings: ServerSettings, args: Namespace, seat: Seat | None) -> None:
-    from asyncllm.server.serving import serve
+    from asyncllm.server.running.serving import serve
 
     def tell(address: str) -> None:
         if not args.quiet:

@@ -40,7 +40,7 @@ def renewer(args: Namespace) -> Callable[[], tuple[Client, ServerSettings]]:
 
 def store_of(args: Namespace) -> ServerStore | None:
     """The store that is named, or that `asyncllm keys` has made. None is made only to turn out to be without keys."""
-    from asyncllm.server.exposure import is_local
+    from asyncllm.server.running.exposure import is_local
 
     folder = store_folder(args.store)
     if has_store(folder):

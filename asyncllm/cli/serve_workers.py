@@ -31,11 +31,11 @@ def run_workers(args: Namespace) -> int:
 
 
 async def _run(args: Namespace) -> tuple[int, int | None]:
-    from asyncllm.server.exposure import guarded
     from asyncllm.server.models import Served
-    from asyncllm.server.serving import address_of, listen
-    from asyncllm.server.unix import leave_unix
-    from asyncllm.server.workers import Crew
+    from asyncllm.server.running.exposure import guarded
+    from asyncllm.server.running.serving import address_of, listen
+    from asyncllm.server.running.unix import leave_unix
+    from asyncllm.server.running.workers import Crew
 
     renew = renewer(args)
 

@@ -13,8 +13,10 @@ from asyncllm.dialect.faults import write_error
 from asyncllm.errors import APIStatusError
 from asyncllm.server.anthropic.messages import CountTokens, Messages
 from asyncllm.server.endpoint import Endpoint
-from asyncllm.server.live import Live
-from asyncllm.server.metrics import Metrics
+from asyncllm.server.http.origins import origins_of
+from asyncllm.server.monitoring.live import Live
+from asyncllm.server.monitoring.metrics import Metrics
+from asyncllm.server.monitoring.usage import Usage
 from asyncllm.server.openai.audio import Speech, Transcriptions
 from asyncllm.server.openai.batches import Batch, BatchCancellation, Batches, NewBatches
 from asyncllm.server.openai.description import Description
@@ -26,12 +28,10 @@ from asyncllm.server.openai.images import ImageEdits, ImageGenerations
 from asyncllm.server.openai.judging import Moderations, Rerank
 from asyncllm.server.openai.models import Model, Models
 from asyncllm.server.openai.tokens import Detokenize, Tokenize
-from asyncllm.server.origins import origins_of
 from asyncllm.server.page import Page
 from asyncllm.server.responses.route import Responses
 from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
-from asyncllm.server.usage import Usage
 from asyncllm.workspace.served import ServerStore
 
 __all__ = ["ROUTES", "app", "application_of"]

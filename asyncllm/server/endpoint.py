@@ -16,12 +16,12 @@ from asyncllm.calls import Model
 from asyncllm.client import Client
 from asyncllm.dialect.faults import write_error
 from asyncllm.errors import AsyncLLMError, InternalServerError, StoreError
-from asyncllm.server.admission import Ticket
-from asyncllm.server.departure import ClientGone, SlowReader
 from asyncllm.server.described import Described
+from asyncllm.server.http.departure import ClientGone, SlowReader
 from asyncllm.server.incoming import Caller, Incoming, header_of
-from asyncllm.server.quota import Rates
-from asyncllm.server.rates import Headers, openai_headers
+from asyncllm.server.limits.admission import Ticket
+from asyncllm.server.limits.quota import Rates
+from asyncllm.server.limits.rates import Headers, openai_headers
 from asyncllm.server.replies import closing_headers, http_status, retry_headers, send_json, told_of
 from asyncllm.server.service import Service
 from asyncllm.workspace.keys import Scope

@@ -12,11 +12,11 @@ import msgspec
 from asyncllm.errors import AsyncLLMError, InvalidRequestError, UnsupportedError
 from asyncllm.estimate import estimated_input, estimated_tokens
 from asyncllm.events import Event
-from asyncllm.server.admission import Ticket
-from asyncllm.server.bodies import read_body
-from asyncllm.server.departure import Watched
 from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.http.bodies import read_body
+from asyncllm.server.http.departure import Watched
 from asyncllm.server.incoming import Incoming
+from asyncllm.server.limits.admission import Ticket
 from asyncllm.server.replies import send_json, told_of
 from asyncllm.server.settings import ServerSettings
 from asyncllm.server.streams import EventStream

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
-from asyncllm.server.quota import Rates
+from asyncllm.server.limits.quota import Rates
 from asyncllm.workspace.keys import Key
 
 __all__ = ["Caller", "Incoming", "header_of"]

@@ -11,12 +11,12 @@ import msgspec
 
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
-from asyncllm.server.access import Access
-from asyncllm.server.admission import Admission
-from asyncllm.server.figures import Figures
-from asyncllm.server.keyring import Keyring
+from asyncllm.server.http.pictures import Pictures
+from asyncllm.server.keys.access import Access
+from asyncllm.server.keys.keyring import Keyring
+from asyncllm.server.limits.admission import Admission
 from asyncllm.server.models import Served
-from asyncllm.server.pictures import Pictures
+from asyncllm.server.monitoring.figures import Figures
 from asyncllm.server.settings import LIVE, ServerSettings
 from asyncllm.server.upstream import Upstream
 from asyncllm.watchdog import Watchdog

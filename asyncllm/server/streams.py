@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 
 from starlette.types import Receive, Scope, Send
 
-from asyncllm.server.departure import SlowReader, Watched
+from asyncllm.server.http.departure import SlowReader, Watched
 from asyncllm.server.incoming import Incoming
 from asyncllm.watchdog import Waiter, Watchdog
 

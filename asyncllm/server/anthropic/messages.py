@@ -8,14 +8,14 @@ from asyncllm.errors import AsyncLLMError
 from asyncllm.server.anthropic import shapes
 from asyncllm.server.anthropic.answers import EventWriter, write_fault, write_message
 from asyncllm.server.anthropic.served import read_messages_request
-from asyncllm.server.bodies import read_body
-from asyncllm.server.departure import Watched
 from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.generation import Generation, check_asked
+from asyncllm.server.http.bodies import read_body
+from asyncllm.server.http.departure import Watched
 from asyncllm.server.incoming import Incoming
-from asyncllm.server.quota import Rates
-from asyncllm.server.rates import Headers, anthropic_headers
+from asyncllm.server.limits.quota import Rates
+from asyncllm.server.limits.rates import Headers, anthropic_headers
 from asyncllm.server.replies import send_json
 from asyncllm.types import Request, Response
 

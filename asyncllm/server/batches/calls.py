@@ -23,9 +23,9 @@ from asyncllm.errors import (
     RateLimitError,
 )
 from asyncllm.estimate import estimated_input, estimated_tokens
-from asyncllm.server.admission import Ticket
 from asyncllm.server.generation import check_asked
 from asyncllm.server.incoming import Caller, Incoming
+from asyncllm.server.limits.admission import Ticket
 from asyncllm.server.replies import told_of
 from asyncllm.server.upstream import Upstream
 from asyncllm.types import Request

@@ -13,13 +13,13 @@ from msgspec import Meta, Struct
 from asyncllm.dialect.served import convert_document, read_document
 from asyncllm.errors import BadRequestError, ConflictError, InvalidRequestError
 from asyncllm.server.batches.rows import ENDPOINTS
-from asyncllm.server.bodies import read_body
-from asyncllm.server.bounds import words
 from asyncllm.server.described import Described
+from asyncllm.server.http.bodies import read_body
+from asyncllm.server.http.bounds import words
+from asyncllm.server.http.queries import read_query
 from asyncllm.server.incoming import Incoming
 from asyncllm.server.openai import objects
 from asyncllm.server.openai.files import ExpiresAfter, listed
-from asyncllm.server.queries import read_query
 from asyncllm.server.replies import send_json
 from asyncllm.server.stored import BATCH, FILE, Stored, missing, place_after
 from asyncllm.workspace.tenants import STATUSES_OVER, StoredBatch, is_id, new_id

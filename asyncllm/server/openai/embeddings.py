@@ -7,10 +7,10 @@ import msgspec
 from asyncllm.dialect.answers import write_embeddings_reply
 from asyncllm.dialect.served import read_embeddings_request
 from asyncllm.estimate import estimated_input
-from asyncllm.server.bodies import read_body
-from asyncllm.server.departure import Watched
 from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.http.bodies import read_body
+from asyncllm.server.http.departure import Watched
 from asyncllm.server.incoming import Incoming
 from asyncllm.server.openai import shapes
 from asyncllm.server.openai.wire import check_count

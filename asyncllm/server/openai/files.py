@@ -15,14 +15,14 @@ from msgspec.structs import fields
 
 from asyncllm.batch.threads import in_thread
 from asyncllm.errors import CorruptStoreError, InvalidRequestError
-from asyncllm.server.bounds import Bytes, words
-from asyncllm.server.departure import SlowReader, Watched
 from asyncllm.server.described import Described
-from asyncllm.server.forms import Form, Upload, read_form
+from asyncllm.server.http.bounds import Bytes, words
+from asyncllm.server.http.departure import SlowReader, Watched
+from asyncllm.server.http.forms import Form, Upload, read_form
+from asyncllm.server.http.queries import read_query
 from asyncllm.server.incoming import Incoming
 from asyncllm.server.openai import objects
 from asyncllm.server.openai.uploads import read_texts
-from asyncllm.server.queries import read_query
 from asyncllm.server.replies import send_json
 from asyncllm.server.stored import FILE, Stored, missing, place_after
 from asyncllm.workspace.tenants import StoredFile, is_id, new_id

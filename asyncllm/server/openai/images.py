@@ -16,12 +16,12 @@ from asyncllm.dialect.served import read_document
 from asyncllm.errors import InvalidRequestError, UnsupportedError
 from asyncllm.estimate import estimated_texts
 from asyncllm.media import Image, Images
-from asyncllm.server.bodies import read_body
-from asyncllm.server.bounds import Bytes, Filled, No, words
-from asyncllm.server.departure import Watched
 from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
-from asyncllm.server.forms import Form, read_form
+from asyncllm.server.http.bodies import read_body
+from asyncllm.server.http.bounds import Bytes, Filled, No, words
+from asyncllm.server.http.departure import Watched
+from asyncllm.server.http.forms import Form, read_form
 from asyncllm.server.incoming import Incoming
 from asyncllm.server.openai import objects
 from asyncllm.server.openai.uploads import media_file, read_texts

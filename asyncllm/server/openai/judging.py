@@ -14,11 +14,11 @@ from asyncllm.dialect.served import read_document
 from asyncllm.errors import InvalidRequestError
 from asyncllm.estimate import estimated_texts
 from asyncllm.media import Moderation, Ranking
-from asyncllm.server.bodies import read_body
-from asyncllm.server.bounds import Filled, words
-from asyncllm.server.departure import Watched
 from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.http.bodies import read_body
+from asyncllm.server.http.bounds import Filled, words
+from asyncllm.server.http.departure import Watched
 from asyncllm.server.incoming import Incoming
 from asyncllm.server.openai import objects
 from asyncllm.server.openai.wire import check_count, given, passed, read_fields, said_as

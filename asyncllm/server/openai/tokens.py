@@ -12,12 +12,12 @@ from msgspec import Meta, Struct
 from asyncllm.dialect.messages import MessageWire, ToolWire
 from asyncllm.dialect.served import read_chat_request, read_document
 from asyncllm.errors import InvalidRequestError, UnsupportedError
-from asyncllm.server.bodies import read_body
-from asyncllm.server.bounds import No
-from asyncllm.server.departure import Watched
 from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.generation import check_asked
+from asyncllm.server.http.bodies import read_body
+from asyncllm.server.http.bounds import No
+from asyncllm.server.http.departure import Watched
 from asyncllm.server.incoming import Incoming
 from asyncllm.server.openai import objects
 from asyncllm.server.openai.wire import read_fields, said_as

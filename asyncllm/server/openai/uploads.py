@@ -13,7 +13,7 @@ from asyncllm.dialect.served import convert_texts
 from asyncllm.errors import InvalidRequestError
 from asyncllm.media import MediaFile
 from asyncllm.media_calls.uploads import media_type_of, read_upload
-from asyncllm.server.forms import Form, Upload
+from asyncllm.server.http.forms import Form, Upload
 
 __all__ = ["media_file", "read_texts"]
 

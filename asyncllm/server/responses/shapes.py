@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import fields
 
-from asyncllm.server.bounds import No, words
+from asyncllm.server.http.bounds import No, words
 from asyncllm.server.responses.served import ResponsesWire
 from asyncllm.types import Sampling
 

@@ -12,13 +12,13 @@ from msgspec import Struct
 
 from asyncllm.errors import AsyncLLMError
 from asyncllm.estimate import estimated_message
-from asyncllm.server.departure import Watched
-from asyncllm.server.figures import Figures
+from asyncllm.server.http.departure import Watched
 from asyncllm.server.incoming import Incoming
-from asyncllm.server.line import Line
-from asyncllm.server.quota import Leave, Quotas, Rates
+from asyncllm.server.limits.line import Line
+from asyncllm.server.limits.quota import Leave, Quotas, Rates
+from asyncllm.server.monitoring.figures import Figures
+from asyncllm.server.monitoring.telling import Telling
 from asyncllm.server.settings import ServerSettings
-from asyncllm.server.telling import Telling
 from asyncllm.types import Response, Usage
 from asyncllm.workspace.served import ServerStore
 from asyncllm.workspace.usage import UsageBook

@@ -26,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from asyncllm.dialect.faults import write_error
 from asyncllm.errors import BadRequestError, OverloadedError
-from asyncllm.server.connections import Gate
+from asyncllm.server.http.connections import Gate
 from asyncllm.watchdog import Waiter
 
 __all__ = ["protocol_of"]

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Self
 
 from asyncllm.errors import AsyncLLMError
-from asyncllm.server.reload import Hangups
-from asyncllm.server.seat import VARIABLE
+from asyncllm.server.running.reload import Hangups
+from asyncllm.server.running.seat import VARIABLE
 
 __all__ = ["Crew"]
 

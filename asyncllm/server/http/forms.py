@@ -22,9 +22,9 @@ from msgspec import Struct
 
 from asyncllm.batch.threads import in_thread
 from asyncllm.errors import APITimeoutError, BadRequestError, InvalidRequestError
-from asyncllm.server.departure import ClientGone
+from asyncllm.server.http.departure import ClientGone
+from asyncllm.server.http.parts import Part, PartReader, boundary_of
 from asyncllm.server.incoming import Incoming, header_of
-from asyncllm.server.parts import Part, PartReader, boundary_of
 from asyncllm.server.settings import ServerSettings
 
 __all__ = ["Form", "Upload", "read_form"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
-from asyncllm.server.figures import write_text
 from asyncllm.server.incoming import Incoming
+from asyncllm.server.monitoring.figures import write_text
 
 __all__ = ["Metrics"]
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from asyncllm.errors import StoreError
-from asyncllm.server.figures import GAUGES, Figures
+from asyncllm.server.monitoring.figures import GAUGES, Figures
 from asyncllm.workspace.board import Board, Series
 
 __all__ = ["Telling"]

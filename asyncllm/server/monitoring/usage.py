@@ -10,11 +10,11 @@ import msgspec
 from msgspec import Struct
 
 from asyncllm.errors import InvalidRequestError
-from asyncllm.server.bounds import words
 from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
+from asyncllm.server.http.bounds import words
+from asyncllm.server.http.queries import read_query
 from asyncllm.server.incoming import Caller, Incoming
-from asyncllm.server.queries import read_query
 from asyncllm.server.replies import send_json
 from asyncllm.workspace.usage import UsageRow
 from asyncllm.workspace.usage_forms import csv_text, moment

@@ -6,7 +6,7 @@ import asyncio
 import re
 
 from asyncllm.errors import APITimeoutError, BadRequestError
-from asyncllm.server.departure import ClientGone
+from asyncllm.server.http.departure import ClientGone
 from asyncllm.server.incoming import Incoming, header_of
 from asyncllm.server.settings import ServerSettings
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
-from asyncllm.server.quota import Rates
+from asyncllm.server.limits.quota import Rates
 
 __all__ = ["Headers", "anthropic_headers", "openai_headers"]
 

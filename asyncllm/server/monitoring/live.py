@@ -6,10 +6,10 @@ from typing import Literal
 
 from msgspec import Struct
 
-from asyncllm.server.admission import Ticket
 from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.incoming import Incoming
+from asyncllm.server.limits.admission import Ticket
 from asyncllm.server.replies import send_json
 
 __all__ = ["Live"]

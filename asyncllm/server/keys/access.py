@@ -6,7 +6,7 @@ from starlette.types import Scope as Asgi
 
 from asyncllm.errors import AuthenticationError, BadRequestError, PermissionDeniedError
 from asyncllm.server.incoming import Caller
-from asyncllm.server.keyring import Keyring
+from asyncllm.server.keys.keyring import Keyring
 from asyncllm.workspace.keys import Scope
 
 __all__ = ["Access"]

@@ -10,14 +10,14 @@ import uvicorn
 from asyncllm.client import Client
 from asyncllm.errors import ConfigError
 from asyncllm.server.app import application_of
-from asyncllm.server.connections import Gate, raise_file_limit
-from asyncllm.server.exposure import guarded
-from asyncllm.server.protocol import protocol_of
-from asyncllm.server.reload import Kept, Renew
-from asyncllm.server.seat import Seat
+from asyncllm.server.http.connections import Gate, raise_file_limit
+from asyncllm.server.http.protocol import protocol_of
+from asyncllm.server.running.exposure import guarded
+from asyncllm.server.running.reload import Kept, Renew
+from asyncllm.server.running.seat import Seat
+from asyncllm.server.running.unix import leave_unix, listen_unix
 from asyncllm.server.service import Service
 from asyncllm.server.settings import ServerSettings
-from asyncllm.server.unix import leave_unix, listen_unix
 from asyncllm.workspace.served import ServerStore
 
 __all__ = ["address_of", "listen", "serve"]

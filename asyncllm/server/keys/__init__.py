@@ -1,0 +1,1 @@
+"""Who asks, by the keys of the store."""

@@ -1,0 +1,1 @@
+"""When a call may begin, and what it came to."""
