@@ -24,7 +24,7 @@ demo: $(VENV)/.demo  ## Install what a chat needs, and chat with the small local
 
 # vLLM's engines are large and take long to start: the tests that share them run by themselves, in one process.
 test: check $(VENV)/.test browser  ## Lint, type-check and run the whole test suite
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --ignore-glob '*vllm*'
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --ignore-glob 'tests/test_*vllm*'
 	$(BIN)/python -m pytest -q $(wildcard tests/test_*vllm*.py)
 
 test-slow: $(VENV)/.test browser  ## Run the long form of the proofs (some minutes), and print what they measure
