@@ -274,6 +274,10 @@ class Client(WaitingMediaCalls, WaitingTokenCalls, WaitingJobCalls, WaitingBatch
         """Count a conversation by the model's own tokenizer."""
         return self._runner.run(lambda: self._client.check_prompt(prompt, **options))
 
+    def probe(self) -> Mapping[str, bool]:
+        """Ask every place that stands beside others whether it would answer, and bear it in mind."""
+        return self._runner.run(self._client.probe)
+
     def is_alive(self, *, model: Model | None = None) -> bool:
         """Whether the backend would answer now. Never raises."""
         return self._runner.run(lambda: self._client.is_alive(model=model))

@@ -52,6 +52,13 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
     disk.unregister()
 
 
+async def writes_of_making(batch: SmallBatch, disk: Failing) -> int:
+    """How often the disk is written to before there is a store."""
+    batch.store().mkdir()
+    async with BatchStore(batch.store(), vfs=VFS):
+        return disk.writes
+
+
 async def ended(batch: SmallBatch) -> int:
     """How often the batch had to be run until its end."""
     for runs in range(1, 4):
@@ -99,7 +106,8 @@ async def test_a_disk_that_stays_full_pauses_the_batch_until_there_is_room(
 ) -> None:
     monkeypatch.setattr(runner, "_LOOK_S", 0.005)
     monkeypatch.setattr(held, "BEAT_S", 0.01)
-    for number in range(40, 140, 10):
+    made = await writes_of_making(batch, disk)
+    for number in range(made + 10, made + 110, 10):
         batch.put_back({})
         disk.writes = 0
         disk.fails = lambda at, number=number: apsw.FullError(SAID) if at >= number else None  # type: ignore[misc]
@@ -168,12 +176,11 @@ async def test_what_ended_a_run_is_told_even_if_the_disk_is_full_by_then(
 
 
 async def test_a_store_on_a_full_disk_can_be_closed_and_opened_again_later(batch: SmallBatch, disk: Failing) -> None:
-    disk.fails = lambda at: apsw.FullError(SAID) if at > 60 else None
     batch.store().mkdir()
     async with BatchStore(batch.store(), vfs=VFS) as store:
         record = await store.define("x", {}, {})
         lease = await store.take(record.id)
-        disk.writes = 100
+        disk.fails = lambda _: apsw.FullError(SAID)
         task = asyncio.create_task(store.leave(lease, "stopped", ended=False))
         while not store.is_full:  # noqa: ASYNC110  # a thread says so
             await asyncio.sleep(0)

@@ -177,7 +177,7 @@ def test_nothing(request):
     assert not request.fixturenames or set(request.fixturenames) == {"request"}
 """
 
-    printed = suite(source, "-p", "no:asyncio", "-p", "no:anyio", "--strict-markers")
+    printed = suite(source, "-p", "no:asyncio", "-p", "no:anyio", "-p", "no:schemathesis", "--strict-markers")
 
     assert "1 passed" in printed, printed
 
