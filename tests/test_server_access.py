@@ -92,7 +92,7 @@ async def test_without_a_need_for_keys_one_of_ours_is_looked_at_and_any_other_te
         seen = [
             await ask(url),
             await ask(url, ("Authorization", "Bearer x")),
-            await ask(url, ("Authorization", "Bearer x"), ("x-api-key", "y")),  # as clients with both settings send them
+            await ask(url, ("Authorization", "Bearer x"), ("x-api-key", "y")),
             await ask(url, ("Authorization", f"Bearer {key}")),
             await ask(url, ("Authorization", f"Bearer {UNKNOWN}")),
             await ask(url, ("Authorization", "Bearer x"), ("x-api-key", key)),
