@@ -167,7 +167,9 @@ async def _serve(way: Way, upstream: str | None) -> None:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", 0))
         listening.listen(CLIENTS)
-        config = uvicorn.Config(application, log_config=None, access_log=False, lifespan="off", ws="none")
+        config = uvicorn.Config(
+            application, log_config=None, access_log=False, proxy_headers=False, lifespan="off", ws="none"
+        )
         print(listening.getsockname()[1], flush=True)
         await uvicorn.Server(config).serve([listening])
 

@@ -23,10 +23,12 @@ from bench.gateway import CLIENTS, Connection, started
 from bench.processes import open_lab
 from bench.procfs import cpu_s, descendants
 from bench.report import Judged, Target, heading, judge, number, progress, table
+from bench.server import PACE_S
 
 _BURST = 256
 _BURSTS, _QUICK_BURSTS = 8, 1
 _SPOKEN = 32
+_TALK_S = PACE_S * (_SPOKEN + 3)  # from one call of a client to its next: a little more than one takes
 _TALKS, _QUICK_TALKS = 8, 2
 _COST = Target(bound=30, unit=" us")
 _MEDIAN = Target(bound=1, unit=" ms")
@@ -115,15 +117,15 @@ async def _sample(way: str, url: str, environment: dict[str, str], litellm: str 
     os.sched_setaffinity(0, {cores[0]})
     try:
         async with _between(way, f"{url}/burst/{_BURST}/v1", environment, litellm, cores[-1]) as (port, path, pid):
-            await _load(port, path, _BURST, 1)
+            await _bursts(port, path, 1)
             before, began = _cpu_s(pid), time.perf_counter()
             calls = _QUICK_BURSTS if quick else _BURSTS
-            await _load(port, path, _BURST, calls)
+            await _bursts(port, path, calls)
             took_s, cpu = time.perf_counter() - began, _cpu_s(pid) - before
             events = CLIENTS * calls * _BURST
         async with _between(way, f"{url}/eager/{_SPOKEN}/v1", environment, litellm, cores[-1]) as (port, path, _):
-            await _load(port, path, _SPOKEN, 1)
-            firsts = sorted(await _load(port, path, _SPOKEN, _QUICK_TALKS if quick else _TALKS))
+            await _talks(port, path, 1)
+            firsts = sorted(await _talks(port, path, _QUICK_TALKS if quick else _TALKS))
     finally:
         os.sched_setaffinity(0, set(cores))
     return _Sample(
@@ -134,16 +136,29 @@ async def _sample(way: str, url: str, environment: dict[str, str], litellm: str 
     )
 
 
-async def _load(port: int, path: str, words: int, calls: int) -> list[float]:
-    # Apart by more than a first event takes, as callers come.
-    own = await asyncio.gather(*(_talk(port, path, words, calls, turn / CLIENTS) for turn in range(CLIENTS)))
-    return [first for firsts in own for first in firsts]
+async def _bursts(port: int, path: str, calls: int) -> None:
+    async def own() -> None:
+        async with Connection.open(port) as connection:
+            for _ in range(calls):
+                await connection.ask(path, "word", _BURST)
+
+    await asyncio.gather(*(own() for _ in range(CLIENTS)))
 
 
-async def _talk(port: int, path: str, words: int, calls: int, share: float) -> list[float]:
-    await asyncio.sleep(share * 0.7)
-    async with Connection.open(port) as connection:
-        return [await connection.ask(path, "word", words) for _ in range(calls)]
+async def _talks(port: int, path: str, calls: int) -> list[float]:
+    """Seconds to each first event, of callers that come one after the other at even distances, as many as are open."""
+    began = time.perf_counter()
+
+    async def own(client: int) -> list[float]:
+        firsts: list[float] = []
+        async with Connection.open(port) as connection:
+            for call in range(calls):
+                due = began + (call + client / CLIENTS) * _TALK_S
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                firsts.append(await connection.ask(path, "word", _SPOKEN))
+        return firsts
+
+    return [first for firsts in await asyncio.gather(*map(own, range(CLIENTS))) for first in firsts]
 
 
 def _cpu_s(pid: int | None) -> float:

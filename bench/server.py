@@ -142,9 +142,12 @@ async def _paced(connection: Connection, tokens: int) -> None:
 
 async def _eager(connection: Connection, tokens: int) -> None:
     role, first, *rest = wire.http_chunks(wire.events(tokens), 1)
+    loop = asyncio.get_running_loop()
+    due = loop.time()
     await connection.write(wire.STREAM_HEAD + role + first)
     for chunk in rest:
-        await asyncio.sleep(PACE_S)
+        due += PACE_S  # counted from the first, or streams that were late together would stay together
+        await asyncio.sleep(due - loop.time())
         await connection.write(chunk)
     await connection.write(wire.STREAM_END)
 

@@ -84,11 +84,14 @@ class ChunkWriter:
         self._positions: dict[int, dict[str, int]] = {}
         self._called: set[int] = set()
         tail = b',"usage":null}\n\n' if include_usage and not continuous_usage else b"}\n\n"
-        self._text_head = b"data: %b" % safe(_encode({**self._head, "choices": None}))[: -len(b"null}")]
-        self._text_tail = b',"logprobs":null,"finish_reason":null}]' + tail
+        head = b"data: %b" % safe(_encode({**self._head, "choices": None}))[: -len(b"null}")].replace(b"%", b"%%")
+        field = b'"delta":{"content":%b}' if is_chat else b'"text":%b'
+        self._text_form = head + b'[{"index":%d,' + field + b',"logprobs":null,"finish_reason":null}]' + tail
 
     def write(self, events: Sequence[Event]) -> bytes:
         """The chunks of `events`; none for what this API has no place for."""
+        if len(events) == 1 and type(events[0]) is TextDelta:
+            return self._text(events[0])
         written: list[bytes] = []
         last = len(events) - 1
         skip = -1
@@ -124,9 +127,7 @@ class ChunkWriter:
         index = event.index
         if self._continuous or (self._is_chat and index not in self._begun):
             return self._delta(index, "content", event.text)
-        field = b'"delta":{"content":%b}' if self._is_chat else b'"text":%b'
-        choice = b'[{"index":%d,' % index + field % safe(_encode(event.text))
-        return b"%b%b%b" % (self._text_head, choice, self._text_tail)
+        return self._text_form % (index, safe(_encode(event.text)))
 
     def _text_with(self, event: TextDelta, logprobs: LogprobsDelta) -> bytes:
         if self._is_chat:

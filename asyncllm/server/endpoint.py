@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar
 
@@ -55,13 +56,13 @@ class Endpoint(ABC):
         id_ = asked if _ID.fullmatch(asked) else secrets.token_hex(16).encode()
         has_begun = False
 
-        async def told(message: Message) -> None:
+        def told(message: Message) -> Awaitable[None]:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
                 message["headers"] = [*message["headers"], (self.id_header, id_), *self._more_headers(incoming)]
                 self.service.figures.answered(self.path, incoming.model, message["status"])
-            await send(message)
+            return send(message)
 
         request_id = id_.decode()
         incoming = Incoming(scope, receive, told, request_id, Caller())

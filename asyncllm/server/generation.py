@@ -19,7 +19,7 @@ from asyncllm.server.incoming import Incoming
 from asyncllm.server.limits.admission import Ticket
 from asyncllm.server.replies import send_json, told_of
 from asyncllm.server.settings import ServerSettings
-from asyncllm.server.streams import EventStream
+from asyncllm.server.streams import send_events
 from asyncllm.stream import Stream
 from asyncllm.types import ContentPart, FilePart, ImagePart, Request, Response
 
@@ -108,20 +108,18 @@ class Generation(Endpoint):
         return {field: asked.extra[field] for field in passed & asked.extra.keys()}
 
     async def _stream(self, incoming: Incoming, call: Stream, writer: Writer, ticket: Ticket) -> None:
-        settings = self.service.settings
-        async with AsyncExitStack() as opened:
-            async with Watched(incoming.receive):
-                await opened.enter_async_context(call)  # from then on its first event is there
+        async with AsyncExitStack() as opened, Watched(incoming.receive) as watched:
+            await opened.enter_async_context(call)  # from then on its first event is there
             ticket.begin()
-            reply = EventStream(
-                _pieces(call, writer, ticket),
-                dog=self.service.dog,
-                send_timeout_s=settings.send_timeout_s,
-                keep_alive_s=settings.keep_alive_s,
-                keep_alive=writer.keep_alive,
-            )
             try:
-                await reply(incoming.scope, incoming.receive, incoming.send)
+                await send_events(
+                    incoming.send,
+                    _pieces(call, writer, ticket),
+                    watched,
+                    dog=self.service.dog,
+                    settings=self.service.settings,
+                    keep_alive=writer.keep_alive,
+                )
             finally:
                 ticket.count(call.response)
 

@@ -1,24 +1,27 @@
-"""A reply that is streamed as server-sent events.
+"""A reply that is streamed, as server-sent events or as bytes of any other kind.
 
-`EventStream` is sse_starlette's response with its loop over events replaced. That keeps its headers, and drops what was
-measured to lose data, time or the end of a stream:
+Of sse_starlette's response it has the headers. Its loop over events was measured to lose data, time or the end of a
+stream, and to cost more than all the rest (`python -m bench server`); here
 
-1. Events are bytes that are framed already, as many in one message as came together.
-2. No comments: readers are known that lose an event over one. In a silence the writer of the dialect says something
-   without a meaning.
-3. Whoever does not take what is sent for `send_timeout_s` is cut off; its timer is the watchdog's one.
-4. A shutdown lets streams come to their end; how long it waits is the server's to say.
+1. events are bytes that are framed already, as many in one message as came together;
+2. there are no comments: readers are known that lose an event over one. In a silence the writer of the dialect says
+   something without a meaning;
+3. whoever does not take what is sent for `send_timeout_s` is cut off; its timer is the watchdog's one;
+4. a stream whose next event is always there lets the others' turns come in between;
+5. a shutdown lets streams come to their end; how long it waits is the server's to say.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import cache
+from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Send
 
 from asyncllm.server.http.departure import SlowReader, Watched
-from asyncllm.server.incoming import Incoming
+from asyncllm.server.settings import ServerSettings
 from asyncllm.watchdog import Waiter, Watchdog
 
 try:  # importing it replaces how uvicorn takes a signal, in the whole process
@@ -31,64 +34,64 @@ else:
 
     Server.handle_exit = _handle_exit  # type: ignore[method-assign]
 
-__all__ = ["EventStream", "send_pieces"]
+__all__ = ["send_events", "send_pieces"]
+
+_TURN = 32  # events: one that never waits lets the others' be sent after its first, and then after as many
 
 
-class EventStream(EventSourceResponse):
-    """Sends what `pieces` yields, each as it comes; `keep_alive` makes what is sent in a silence."""
+async def send_events(
+    send: Send,
+    pieces: AsyncIterator[bytes],
+    watched: Watched,
+    *,
+    dog: Watchdog,
+    settings: ServerSettings,
+    keep_alive: Callable[[], bytes],
+) -> None:
+    """Send framed events, each as it comes; `keep_alive` makes what is sent in a silence.
 
-    def __init__(
-        self,
-        pieces: AsyncIterator[bytes],
-        *,
-        dog: Watchdog,
-        send_timeout_s: float,
-        keep_alive_s: float,
-        keep_alive: Callable[[], bytes],
-    ) -> None:
-        # Its signature holds a type that nobody has said.
-        super().__init__(pieces)  # pyright: ignore[reportUnknownMemberType]
-        self._pieces = pieces
-        self._dog = dog
-        self._send_timeout_s = send_timeout_s
-        self._keep_alive_s = keep_alive_s
-        self._keep_alive = keep_alive
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send all of it. Raises `ClientGone`, also for a client that takes nothing of it; its work has ended then."""
-        del scope
-        async with Watched(receive) as watched:
-            sending = _Sending(self._dog, send, watched, self._send_timeout_s)
-            silence = _Silence(self._dog, self._keep_alive_s, sending, self._keep_alive)
-            try:
-                await sending.send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                silence.begin()
-                async for piece in self._pieces:
-                    await silence.end()
-                    if piece:
-                        await sending.send({"type": "http.response.body", "body": piece, "more_body": True})
-                    silence.begin()
-                await silence.end()
-                await sending.send({"type": "http.response.body", "body": b""})
-            finally:
-                sending.leave()
-                await silence.aclose()
+    Ends the block of `watched` for a client that takes nothing of it.
+    """
+    sending = _Lively(dog, send, watched, settings, keep_alive)
+    try:
+        await sending.send({"type": "http.response.start", "status": 200, "headers": _event_headers()})
+        count = 0
+        async for piece in pieces:
+            if piece:
+                await sending.send({"type": "http.response.body", "body": piece, "more_body": True})
+                if count % _TURN == 0:
+                    await asyncio.sleep(0)
+                count += 1
+        await sending.send({"type": "http.response.body", "body": b""})
+    finally:
+        await sending.aclose()
 
 
 async def send_pieces(
-    incoming: Incoming, pieces: AsyncIterator[bytes], media_type: str, *, dog: Watchdog, send_timeout_s: float
+    send: Send,
+    pieces: AsyncIterator[bytes],
+    watched: Watched,
+    *,
+    dog: Watchdog,
+    settings: ServerSettings,
+    media_type: str,
 ) -> None:
-    """Send a body of `media_type` as it comes, within the same deadline. Raises `ClientGone`, as `EventStream`."""
-    async with Watched(incoming.receive) as watched:
-        sending = _Sending(dog, incoming.send, watched, send_timeout_s)
-        try:
-            headers = [(b"content-type", media_type.encode("latin-1", "replace"))]
-            await sending.send({"type": "http.response.start", "status": 200, "headers": headers})
-            async for piece in pieces:
-                await sending.send({"type": "http.response.body", "body": piece, "more_body": True})
-            await sending.send({"type": "http.response.body", "body": b""})
-        finally:
-            sending.leave()
+    """Send a body of `media_type` as it comes, within the same deadline."""
+    sending = _Sending(dog, send, watched, settings)
+    try:
+        headers = [(b"content-type", media_type.encode("latin-1", "replace"))]
+        await sending.send({"type": "http.response.start", "status": 200, "headers": headers})
+        async for piece in pieces:
+            await sending.send({"type": "http.response.body", "body": piece, "more_body": True})
+        await sending.send({"type": "http.response.body", "body": b""})
+    finally:
+        sending.leave()
+
+
+@cache
+def _event_headers() -> list[tuple[bytes, bytes]]:
+    # Its signature holds a type that nobody has said.
+    return EventSourceResponse(iter(())).raw_headers  # pyright: ignore[reportUnknownMemberType]
 
 
 class _Sending(Waiter):
@@ -96,11 +99,11 @@ class _Sending(Waiter):
 
     __slots__ = ("_loop", "_send", "_timeout_s", "_watched")
 
-    def __init__(self, dog: Watchdog, send: Send, watched: Watched, timeout_s: float) -> None:
+    def __init__(self, dog: Watchdog, send: Send, watched: Watched, settings: ServerSettings) -> None:
         super().__init__(dog)
         self._send = send
         self._watched = watched
-        self._timeout_s = timeout_s
+        self._timeout_s = settings.send_timeout_s
         self._loop = asyncio.get_running_loop()
 
     async def send(self, message: dict[str, object]) -> None:
@@ -116,29 +119,23 @@ class _Sending(Waiter):
         self._watched.end(SlowReader)
 
 
-class _Silence(Waiter):
-    """Sends something without a meaning where nothing came for a while, over and over."""
+class _Lively(_Sending):
+    """Sends something without a meaning besides, over and over, where nothing came for a while."""
 
-    __slots__ = ("_after_s", "_loop", "_say", "_sending", "_speaking")
+    __slots__ = ("_after_s", "_is_sending", "_say", "_speaking")
 
-    def __init__(self, dog: Watchdog, after_s: float, sending: _Sending, say: Callable[[], bytes]) -> None:
-        super().__init__(dog)
-        self._after_s = after_s
-        self._sending = sending
+    def __init__(
+        self, dog: Watchdog, send: Send, watched: Watched, settings: ServerSettings, say: Callable[[], bytes]
+    ) -> None:
+        super().__init__(dog, send, watched, settings)
+        self._after_s = settings.keep_alive_s
         self._say = say
-        self._loop = asyncio.get_running_loop()
+        self._is_sending = False
         self._speaking: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
-        """Nothing comes from now on."""
-        self.wait(self._loop.time() + self._after_s)
-
-    async def end(self) -> None:
-        """Something comes: what was being said is said first."""
-        self.rest()
-        speaking, self._speaking = self._speaking, None
-        if speaking is not None:
-            await speaking
+    def send(self, message: dict[str, object]) -> Coroutine[Any, Any, None]:
+        """See `_Sending`. What is being said in the silence is said first."""
+        return self._pass(message) if self._speaking is None else self._pass_after(self._speaking, message)
 
     async def aclose(self) -> None:
         """It is all over."""
@@ -148,10 +145,23 @@ class _Silence(Waiter):
             await asyncio.wait([self._speaking])
 
     def expire(self) -> None:
-        """It has been silent for long enough."""
-        # Said now and not in the task: what is written until that runs comes after it.
-        self._speaking = asyncio.create_task(self._speak(self._say()))
+        """It has been silent for long enough, or nobody reads."""
+        if self._is_sending:
+            super().expire()
+        else:
+            # Said now and not in the task: what is written until that runs comes after it.
+            message = {"type": "http.response.body", "body": self._say(), "more_body": True}
+            self._speaking = asyncio.create_task(self._pass(message))
 
-    async def _speak(self, piece: bytes) -> None:
-        await self._sending.send({"type": "http.response.body", "body": piece, "more_body": True})
-        self.begin()
+    async def _pass_after(self, speaking: asyncio.Task[None], message: dict[str, object]) -> None:
+        await speaking
+        self._speaking = None
+        await self._pass(message)
+
+    async def _pass(self, message: dict[str, object]) -> None:
+        now = self._loop.time
+        self._is_sending = True
+        self.wait(now() + self._timeout_s)
+        await self._send(message)
+        self._is_sending = False
+        self.wait(now() + self._after_s)

@@ -85,21 +85,25 @@ class Speech(Endpoint):
             instructions=asked.instructions,
             extra=passed(document, _Speech, settings),
         )
-        async with self.admit(incoming, name, estimated_texts((asked.input,))) as ticket, AsyncExitStack() as opened:
+        async with (
+            self.admit(incoming, name, estimated_texts((asked.input,))) as ticket,
+            AsyncExitStack() as opened,
+            Watched(incoming.receive) as watched,
+        ):
             with said_as(name, {"text": "input", "format": "response_format"}):
                 sound = client.stream_speech(asked.input, model=model, **options)
-                async with Watched(incoming.receive):
-                    await opened.enter_async_context(sound)
+                await opened.enter_async_context(sound)
             ticket.begin()
             pieces = aiter(sound)
             first = await anext(pieces, b"")  # with it, what the whole is called
             try:
                 await send_pieces(
-                    incoming,
+                    incoming.send,
                     _after(first, pieces),
-                    sound.media_type or _OCTETS,
+                    watched,
                     dog=self.service.dog,
-                    send_timeout_s=settings.send_timeout_s,
+                    settings=settings,
+                    media_type=sound.media_type or _OCTETS,
                 )
             finally:
                 ticket.count(sound)

@@ -67,6 +67,7 @@ async def serve(
         log_config=None,
         access_log=False,  # its lines have queries in them
         server_header=False,
+        proxy_headers=False,  # nothing is decided by where a caller says that it is from
         lifespan="off",
         ws="none",
     )
