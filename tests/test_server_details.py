@@ -72,6 +72,8 @@ async def test_an_answer_goes_back_as_the_sdk_dumps_it() -> None:
         ("/v1/chat/completions", "audio", {"voice": "alloy", "format": "wav"}),
         ("/v1/chat/completions", "web_search_options", {"search_context_size": "low"}),
         ("/v1/chat/completions", "structured_outputs", {"json_object": True}),
+        ("/v1/chat/completions", "modalities", ["text", "audio"]),
+        ("/v1/completions", "best_of", 3),
         ("/v1/completions", "echo", True),
         ("/v1/completions", "suffix", "the end"),
         ("/v1/messages", "mcp_servers", [{"type": "url", "url": "http://127.0.0.1", "name": "n"}]),
@@ -93,6 +95,7 @@ async def test_what_says_nothing_is_no_option() -> None:
         "stop": None, "logit_bias": {}, "tools": [], "tool_choice": None, "response_format": {"type": "text"},
         "functions": None, "user": "u", "service_tier": "auto", "metadata": {"a": "b"}, "store": False,
         "structured_outputs": None, "n": None, "logprobs": None, "stream_options": None, "parallel_tool_calls": None,
+        "modalities": ["text"],
     }  # fmt: skip
     async with server_of("echo:x") as url:
         status, told = await post(url, "/v1/chat/completions", {"messages": ASKED, **nothing})

@@ -13,9 +13,11 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
+from starlette.types import ASGIApp, Message
 
 import asyncllm
 from asyncllm import Client, TextDelta
+from asyncllm.server import app
 from asyncllm.testing import FaultyServer, Op, ScriptedBackend, SeenRequest, Sse, Stall, Status
 from served import served, server_of
 
@@ -311,6 +313,32 @@ async def test_a_client_that_takes_nothing_is_cut_off_and_its_work_ended() -> No
             async with asyncio.timeout(20):
                 while not server.requests or server.requests[0].aborted_s is None:  # noqa: ASYNC110  # it tells nobody
                     await asyncio.sleep(0.01)
+
+
+async def test_a_stream_whose_next_event_is_always_there_leaves_others_their_turn() -> None:
+    order: list[str] = []
+
+    async def ask(application: ASGIApp, name: str, words: int) -> None:
+        body = json.dumps({"messages": [{"role": "user", "content": "word " * words}], "stream": True}).encode()
+        coming = iter([{"type": "http.request", "body": body}])
+
+        async def receive() -> Message:
+            message = next(coming, None)
+            return message if message is not None else await asyncio.get_running_loop().create_future()
+
+        async def send(_: Message) -> None:
+            order.append(name)
+
+        place = {"path": "/v1/chat/completions", "query_string": b"", "headers": []}
+        await application({"type": "http", "method": "POST", **place}, receive, send)
+
+    async with Client(model="echo:x") as client:
+        application = app(client)
+        await asyncio.gather(ask(application, "long", 500), ask(application, "short", 1))
+
+    assert order.index("short") < 5
+    assert order[-1] == "long"
+    assert order.count("long") > 500
 
 
 async def test_the_server_says_how_it_is() -> None:

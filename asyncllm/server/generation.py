@@ -52,6 +52,8 @@ class Generation(Endpoint):
     unmet: ClassVar[Mapping[str, str]] = {}
     """Fields that ask for another answer than is given here, and what to do instead: they are refused unless they are
     passed on. Any other field that no noun has a place for is ignored, as the APIs' own servers ignore it."""
+    moot: ClassVar[Mapping[str, Any]] = {}
+    """Of these fields, the value that asks for no other answer; what is empty or false never does."""
 
     async def answer(self, incoming: Incoming) -> None:
         """See `Endpoint`."""
@@ -103,7 +105,8 @@ class Generation(Endpoint):
         """The fields that go to the backend as they are. Raises `InvalidRequestError` for those of `unmet`."""
         passed = self.service.settings.passed_fields
         for field, fix in self.unmet.items():
-            if asked.extra.get(field) and field not in passed:
+            value = asked.extra.get(field)
+            if value and value != self.moot.get(field) and field not in passed:
                 raise InvalidRequestError(f"{field} is not served here: {fix}", field=field)
         return {field: asked.extra[field] for field in passed & asked.extra.keys()}
 

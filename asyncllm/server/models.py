@@ -35,9 +35,9 @@ class Served:
 
     def find(self, name: str, allowed: Collection[str] | None = None) -> tuple[str, Model]:
         """The name a request means, and what the client calls it. Raises `NotFoundError`, which says what there is."""
-        names = self.names(allowed)
-        name = name or next(iter(names), "")
-        if name not in names:
+        name = name or next(iter(self.names(allowed)), "")
+        if name not in self._models or (allowed is not None and name not in allowed):
+            names = self.names(allowed)
             there = ", ".join(names[:_TOLD]) + (", ..." if len(names) > _TOLD else "")
             raise NotFoundError(
                 f"the model {name[:100]!r} is not served here; there is {there or 'none'}",

@@ -38,8 +38,9 @@ class Chats(Generation):
     described = Described(body=shapes.ChatBody, reply=shapes.Chat, streams=True, limits=_LIMITS, absent="model")
     unmet = {
         **_CONSTRAINTS, "audio": _LEAVE, "function_call": "give tool_choice", "functions": "give them as tools",
-        "prompt_logprobs": _LEAVE, "web_search_options": _LEAVE,
+        "modalities": _LEAVE, "prompt_logprobs": _LEAVE, "web_search_options": _LEAVE,
     }  # fmt: skip
+    moot = {"modalities": ["text"]}
 
     def read(self, body: bytes) -> Request:
         """See `Generation`."""
@@ -61,7 +62,8 @@ class Completions(Generation):
     described = Described(
         body=shapes.CompletionBody, reply=shapes.Completion, streams=True, limits=_CHOICES, absent="model"
     )
-    unmet = {**_CONSTRAINTS, "echo": _LEAVE, "prompt_logprobs": _LEAVE, "suffix": _LEAVE}
+    unmet = {**_CONSTRAINTS, "best_of": "ask for n", "echo": _LEAVE, "prompt_logprobs": _LEAVE, "suffix": _LEAVE}
+    moot = {"best_of": 1}
 
     def read(self, body: bytes) -> Request:
         """See `Generation`."""
