@@ -10,7 +10,7 @@ import pytest
 from msgspec import UNSET
 
 import asyncllm
-from asyncllm import Client, Response
+from asyncllm import BadRequestError, Client, InvalidRequestError, Message, Response
 from asyncllm.events import Finished, LogprobsDelta, TextDelta, UsageReport
 from asyncllm_vllm.adapter import Core
 from asyncllm_vllm.engine import Engine
@@ -182,6 +182,26 @@ async def test_counts_a_prompt_as_the_engine_does(client: Client, core: Core) ->
     assert check
     assert not await client.check_prompt(PROMPT, max_tokens=1024)
     assert (await client.check_prompt("word " * 5000)).tokens > 5000
+
+
+async def test_tells_the_tokens_that_the_engine_sees_and_their_text(client: Client, core: Core) -> None:
+    chat = await client.tokenize([Message("user", PROMPT)])
+    plain = await client.tokenize(PROMPT, extra={"add_special_tokens": False})
+    lengthy = await client.tokenize("word " * 5000)
+
+    assert (list(chat.ids), chat.limit) == (chat_ids(core, PROMPT), 1024)
+    assert await client.detokenize(plain.ids) == PROMPT
+    assert (await client.detokenize(lengthy.ids)).count("word") == 5000
+
+
+async def test_ids_of_no_token_are_refused(client: Client) -> None:
+    with pytest.raises(BadRequestError, match="vocabulary"):
+        await client.detokenize([10**9])
+
+
+async def test_tokens_are_not_told_by_options_that_nobody_knows(client: Client) -> None:
+    with pytest.raises(InvalidRequestError, match="extra"):
+        await client.tokenize(PROMPT, extra={"add_specials": False})
 
 
 async def test_an_answer_without_a_bound_takes_what_room_there_is(client: Client) -> None:

@@ -33,5 +33,5 @@ def about(_: str, /) -> About:
     """A row of the table of backends."""
     return About(
         summary="vLLM in this process",
-        calls=("chat", "complete", "embed", "check_prompt", "list_models"),
+        calls=("chat", "complete", "embed", "check_prompt", "tokenize", "detokenize", "list_models"),
     )

@@ -122,20 +122,30 @@ class Core:
             _, (prompt,) = await _rendering(renderer.render_chat_async([messages], params, length))
         return prompt
 
-    async def plain_prompt(self, prompt: str | Sequence[int], *, of_any_length: bool = False) -> Prompt:
-        """A text, or token ids; as `chat_prompt`."""
+    async def plain_prompt(
+        self, prompt: str | Sequence[int], *, of_any_length: bool = False, with_marks: bool = True
+    ) -> Prompt:
+        """A text, `with_marks` if the model wants some before and after it, or token ids; as `chat_prompt`."""
         renderer = self._engine.renderer
         given = prompt if isinstance(prompt, str) else {"prompt_token_ids": list(prompt)}
         if not isinstance(prompt, str):
             renderer.validate_token_ids(prompt, parameter="prompt")
         parsed = self._parse_prompt(self._engine.model_config, given)
-        length = dataclasses.replace(renderer.default_cmpl_tok_params, max_total_tokens=None) if of_any_length else None
+        changes: dict[str, Any] = {"max_total_tokens": None} if of_any_length else {}
+        changes |= {} if with_marks else {"add_special_tokens": False}
+        length = dataclasses.replace(renderer.default_cmpl_tok_params, **changes) if changes else None
         rendered: Prompt
         if len(prompt) <= _SHORT:
             (rendered,) = renderer.render_cmpl([parsed], length)
         else:
             (rendered,) = await _rendering(renderer.render_cmpl_async([parsed], length))
         return rendered
+
+    async def text_of(self, ids: Sequence[int]) -> str:
+        """What token ids stand for, marks included."""
+        self._engine.renderer.validate_token_ids(ids, parameter="prompt")
+        decode = self._engine.get_tokenizer().decode
+        return decode(ids) if len(ids) <= _SHORT else await asyncio.to_thread(decode, ids)
 
     async def parsed_chat(self, body: Mapping[str, Any]) -> tuple[Prompt, Any]:
         """The prompt of a chat whose answer needs a parser, and the request that the parser goes by.

@@ -23,7 +23,7 @@ from asyncllm.errors import (
     UnsupportedError,
 )
 from asyncllm.events import Event, Events, Ready, Started
-from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Usage
+from asyncllm.types import Embeddings, ModelInfo, PromptCheck, Request, Tokens, Usage
 from asyncllm_vllm.adapter import Collector, Core, Prompt
 from asyncllm_vllm.answer import Answer, Parsed
 from asyncllm_vllm.engine import Engine, borrow, give_back
@@ -33,6 +33,7 @@ from asyncllm_vllm.request import Extra, body, check_supported, read_extra, samp
 
 __all__ = ["VLLM"]
 
+_MARKS = "add_special_tokens"
 _LOOK_S = 0.01
 _LEAVE_S = 0.25
 """How long leaving a call may take to tell the engine."""
@@ -91,20 +92,42 @@ class VLLM:
 
     async def check_prompt(self, request: Request, /) -> PromptCheck:
         """Count by the model's tokenizer, chat template included; see `asyncllm.backend.PromptChecker`."""
+        core, ids = await self._ids(request)
+        return PromptCheck(tokens=len(ids), limit=core.limit, max_tokens=request.sampling.max_tokens or 0)
+
+    async def tokenize(self, request: Request, /) -> Tokens:
+        """By the model's tokenizer and template, tools included; see `asyncllm.backend.Tokenizer`."""
+        extra = {name: value for name, value in request.extra.items() if name != _MARKS}
+        with_marks = request.extra.get(_MARKS, True) is not False
+        core, ids = await self._ids(msgspec.structs.replace(request, extra=extra), with_marks=with_marks)
+        return Tokens(ids=tuple(ids), limit=core.limit)
+
+    async def detokenize(self, request: Request, /) -> str:
+        """See `asyncllm.backend.Tokenizer`."""
+        engine, core = await self._ready(request.model)
+        assert isinstance(request.prompt, tuple)  # as the contract has it
+        try:
+            return await core.text_of(request.prompt)
+        except Exception as error:
+            raise _failure(error, engine, _sent(request)) from None
+
+    async def _ids(self, request: Request, *, with_marks: bool = True) -> tuple[Core, Sequence[int]]:
+        """The tokens of a prompt of any length."""
         check_supported(request, backend=self._name)
+        extra = read_extra(request)
         engine, core = await self._ready(request.model)
         try:
             if request.is_chat:
                 written = body(request)
-                kwargs = {**read_extra(request).chat_template_kwargs, "tools": written.get("tools")}
+                kwargs = {**extra.chat_template_kwargs, "tools": written.get("tools")}
                 prompt = await core.chat_prompt(written["messages"], kwargs, of_any_length=True)
             else:
                 assert request.prompt is not UNSET
-                prompt = await core.plain_prompt(request.prompt, of_any_length=True)
+                prompt = await core.plain_prompt(request.prompt, of_any_length=True, with_marks=with_marks)
         except Exception as error:
             raise _failure(error, engine, _sent(request)) from None
-        tokens = len(prompt["prompt_token_ids"])
-        return PromptCheck(tokens=tokens, limit=core.limit, max_tokens=request.sampling.max_tokens or 0)
+        ids: Sequence[int] = prompt["prompt_token_ids"]
+        return core, ids
 
     async def list_models(self) -> Sequence[ModelInfo]:
         """The models that this client has started."""
