@@ -14,11 +14,10 @@ stream, and to cost more than all the rest (`python -m bench server`); here
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache
-from typing import Any
 
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from asyncllm.server.http.departure import SlowReader, Watched
 from asyncllm.server.settings import ServerSettings
@@ -106,8 +105,11 @@ class _Sending(Waiter):
         self._timeout_s = settings.send_timeout_s
         self._loop = asyncio.get_running_loop()
 
-    async def send(self, message: dict[str, object]) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Return once the message is with the network, or far enough on its way."""
+        return self._pass(message)
+
+    async def _pass(self, message: Message) -> None:
         self.wait(self._loop.time() + self._timeout_s)
         try:
             await self._send(message)
@@ -133,7 +135,7 @@ class _Lively(_Sending):
         self._is_sending = False
         self._speaking: asyncio.Task[None] | None = None
 
-    def send(self, message: dict[str, object]) -> Coroutine[Any, Any, None]:
+    def send(self, message: Message) -> Awaitable[None]:
         """See `_Sending`. What is being said in the silence is said first."""
         return self._pass(message) if self._speaking is None else self._pass_after(self._speaking, message)
 
@@ -150,15 +152,15 @@ class _Lively(_Sending):
             super().expire()
         else:
             # Said now and not in the task: what is written until that runs comes after it.
-            message = {"type": "http.response.body", "body": self._say(), "more_body": True}
+            message: Message = {"type": "http.response.body", "body": self._say(), "more_body": True}
             self._speaking = asyncio.create_task(self._pass(message))
 
-    async def _pass_after(self, speaking: asyncio.Task[None], message: dict[str, object]) -> None:
+    async def _pass_after(self, speaking: asyncio.Task[None], message: Message) -> None:
         await speaking
         self._speaking = None
         await self._pass(message)
 
-    async def _pass(self, message: dict[str, object]) -> None:
+    async def _pass(self, message: Message) -> None:
         now = self._loop.time
         self._is_sending = True
         self.wait(now() + self._timeout_s)
