@@ -25,6 +25,7 @@ from asyncllm.types import (
     Timeouts,
     Tool,
     ToolChoice,
+    are_token_ids,
 )
 
 __all__ = [
@@ -241,7 +242,7 @@ def _plain_prompt(prompt: object) -> str | tuple[int, ...]:
             raise InvalidRequestError("the prompt is empty", field="prompt")
         return prompt
     tokens = cast("Sequence[Any]", prompt) if isinstance(prompt, Sequence) else ()
-    if tokens and all(type(token) is int and token >= 0 for token in tokens):
+    if tokens and are_token_ids(tokens):
         return tuple(tokens)
     raise InvalidRequestError("complete takes a text or a list of token ids; use chat for messages", field="prompt")
 

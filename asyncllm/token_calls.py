@@ -10,9 +10,10 @@ import msgspec
 
 from asyncllm.backend import Tokenizer
 from asyncllm.calls import CallOptions, Model, Prompt, chat_request, completion_request
+from asyncllm.errors import InvalidRequestError
 from asyncllm.place import Target, lacking
 from asyncllm.trail import Kind
-from asyncllm.types import Request, Timeouts, Tokens, Tool
+from asyncllm.types import Request, Timeouts, Tokens, Tool, are_token_ids
 from asyncllm.waiting import Runner
 
 __all__ = ["TokenCalls", "WaitingTokenCalls"]
@@ -51,6 +52,8 @@ class TokenCalls(ABC):
 
     async def detokenize(self, ids: Sequence[int], *, model: Model | None = None) -> str:
         """The text that tokens stand for. Raises as `tokenize` does."""
+        if not ids or not are_token_ids(ids):
+            raise InvalidRequestError("detokenize takes token ids, at least one, from 0 on", field="ids")
         asked = completion_request(ids, {}, stream=False, timeouts=self._timeouts)
         target, backend = self._tokenizer(model, "detokenize")
         request = msgspec.structs.replace(asked, model=target.model)

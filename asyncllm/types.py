@@ -12,7 +12,7 @@ What a struct holds of prompts, outputs and keys stays out of its `repr`: such f
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypedDict, cast, get_args
 
 import msgspec
@@ -55,6 +55,7 @@ __all__ = [
     "ToolCall",
     "ToolChoice",
     "Usage",
+    "are_token_ids",
 ]
 
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
@@ -67,6 +68,11 @@ ToolChoice: TypeAlias = str
 
 _EMPTY: tuple[object, ...] = ("", (), {})
 _ROLES: frozenset[str] = frozenset(get_args(Role))
+
+
+def are_token_ids(values: Iterable[object]) -> bool:
+    """Whether these may be token ids: whole numbers from 0 on, of 31 bits as tokenizers have them."""
+    return all(type(one) is int and 0 <= one < 2**31 for one in values)
 
 
 def _sized(value: Any) -> str:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 import asyncllm
-from asyncllm import Client, Grammar, JsonSchema, Message, Request, TextDelta, Tool, ToolCall
+from asyncllm import BadRequestError, Client, Grammar, JsonSchema, Message, Request, TextDelta, Tool, ToolCall
 from asyncllm.backend import PromptChecker
 
 pytest_plugins = ["live_servers"]
@@ -130,6 +130,8 @@ async def test_a_prompt_is_counted_as_the_server_counts_it(llama_server: str) ->
         tokens = await client.tokenize([Message("user", "What is the capital of France?")], tools=[WEATHER])
         plain = await client.tokenize("Once upon a time", extra={"add_special_tokens": False})
         again = await client.detokenize(plain.ids)
+        with pytest.raises(BadRequestError, match="no token 1000000"):
+            await client.detokenize([10**6])
 
     assert (len(tokens), tokens.limit, again) == (tooled.tokens, LLAMA_CONTEXT, "Once upon a time")
     assert chat.tokens == reply.usage.input_tokens

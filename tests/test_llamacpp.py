@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 import msgspec
@@ -287,6 +287,21 @@ async def test_tokens_are_those_that_are_counted_and_say_their_text_again(client
     assert (len(chat), chat.limit) == ((await client.check_prompt("Say hello.")).tokens, 512)
     assert await client.detokenize(plain.ids) == "Say hello, wörld."
     assert repr(plain) == f"Tokens(ids=<{len(plain)} items>, limit=512)"
+
+
+@pytest.mark.parametrize(
+    ("ids", "error"),
+    [
+        ([1, 10**6], asyncllm.BadRequestError),
+        ([2**31], asyncllm.InvalidRequestError),
+        ([-1], asyncllm.InvalidRequestError),
+        ([], asyncllm.InvalidRequestError),
+        ("1", asyncllm.InvalidRequestError),
+    ],
+)
+async def test_ids_of_no_token_are_refused(client: Client, ids: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"no token 1000000|token ids"):
+        await client.detokenize(ids)
 
 
 async def test_a_prompt_over_the_context_is_typed_and_not_repeated(client: Client) -> None:

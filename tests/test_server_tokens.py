@@ -25,10 +25,12 @@ async def test_tokens_are_told_and_read_again() -> None:
         _, chat = await post(http, f"{url}/tokenize", {"messages": messages})
         _, text = await post(http, f"{url}/detokenize", {"tokens": plain["tokens"]})
         _, nothing = await post(http, f"{url}/detokenize", {"tokens": []})
+        status, none = await post(http, f"{url}/detokenize", {"tokens": [10**6]})
         counted = await client.check_prompt("Hello wörld")
 
     assert text == {"prompt": "Hello wörld"}
     assert nothing == {"prompt": ""}
+    assert (status, none["error"]["param"]) == (400, "tokens")
     assert plain["count"] == len(plain["tokens"]) < chat["count"] == counted.tokens
     assert (chat["max_model_len"], chat["token_strs"]) == (counted.limit, None)
 
@@ -49,6 +51,7 @@ async def test_tokens_are_told_and_read_again() -> None:
         ("detokenize", {}, "tokens"),
         ("detokenize", {"tokens": "x"}, "tokens"),
         ("detokenize", {"tokens": [-1]}, "tokens[0]"),
+        ("detokenize", {"tokens": [2**31]}, "tokens[0]"),
         ("detokenize", {"tokens": [1]}, "model"),
     ],
 )  # fmt: skip

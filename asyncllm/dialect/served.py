@@ -22,7 +22,7 @@ from asyncllm.backend import EmbedRequest
 from asyncllm.dialect.constraints import CONSTRAINT_FIELDS, read_constraint
 from asyncllm.dialect.messages import MessageWire, ToolWire, message_from_wire, tool_from_wire
 from asyncllm.errors import InvalidRequestError
-from asyncllm.types import Constraint, Request, Sampling
+from asyncllm.types import Constraint, Request, Sampling, are_token_ids
 
 __all__ = [
     "ChatWire",
@@ -286,6 +286,6 @@ def _prompt(prompt: str | list[Any], at: str) -> str | tuple[int, ...]:
         if not prompt:
             raise _invalid("the prompt is empty", "prompt", at)
         return prompt
-    if prompt and all(type(token) is int and token >= 0 for token in prompt):
+    if prompt and are_token_ids(prompt):
         return tuple(prompt)
     raise _invalid("one prompt, a text or its token ids; several prompts are as many requests", "prompt", at)

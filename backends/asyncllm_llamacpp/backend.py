@@ -17,8 +17,10 @@ from asyncllm.dialect import read_embeddings, write_embeddings
 from asyncllm.errors import (
     APIConnectionError,
     AsyncLLMError,
+    BadRequestError,
     ConfigError,
     ContextLengthExceededError,
+    InternalServerError,
     PoolTimeoutError,
     StreamInterrupted,
     UnsupportedError,
@@ -125,7 +127,11 @@ class LlamaCpp:
         """See `asyncllm.backend.Tokenizer`."""
         engine = await self._engine(request.model)
         body = msgspec.json.encode({"tokens": request.prompt})
-        told = await asyncio.to_thread(engine.ask, "POST", "/detokenize", body)
+        try:
+            told = await asyncio.to_thread(engine.ask, "POST", "/detokenize", body)
+        except InternalServerError:
+            await asyncio.to_thread(_require_known, engine, request)
+            raise
         return msgspec.json.decode(told, type=_Text).content
 
     async def list_models(self) -> Sequence[ModelInfo]:
@@ -240,6 +246,18 @@ class _Text(Struct):
     content: str
 
 
+class _Meta(Struct):
+    n_vocab: int
+
+
+class _Model(Struct):
+    meta: _Meta
+
+
+class _Models(Struct):
+    data: list[_Model]
+
+
 class _Counted(Struct):
     input_tokens: int
 
@@ -302,6 +320,15 @@ def _require_fitting(engine: Engine, texts: Sequence[str]) -> None:
                 "options={'n_ctx': ...} sets the limit",
                 param=f"texts[{position}]",
             )
+
+
+def _require_known(engine: Engine, request: Request) -> None:
+    """Raise `BadRequestError` if the prompt has ids of no token, over which llama.cpp fails."""
+    assert isinstance(request.prompt, tuple)  # as the contract has it
+    (model,) = msgspec.json.decode(engine.ask("GET", "/v1/models"), type=_Models).data
+    highest, count = max(request.prompt), model.meta.n_vocab
+    if highest >= count:
+        raise BadRequestError(f"there is no token {highest}: this model has {count}", status=400, param="prompt")
 
 
 def _count(engine: Engine, text: str) -> int:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from asyncllm.backend import About, Backend, Config, Context, HttpCall, require_supported
 from asyncllm.dialect import write_chat
 from asyncllm.dialect.lenient import decode
-from asyncllm.errors import NotFoundError
+from asyncllm.errors import BadRequestError, InternalServerError, NotFoundError
 from asyncllm.exchange import raise_embedded
 from asyncllm.types import PromptCheck, Request, Sampling, Tokens
 from asyncllm_openai import gateways
@@ -60,7 +60,22 @@ class _Props(Struct):
     default_generation_settings: _Slot = _Slot()
 
 
+class _Meta(Struct):
+    n_vocab: int
+
+
+class _Model(Struct):
+    meta: _Meta | None = None
+
+
+class _Models(Struct):
+    """The reply to `GET /v1/models`."""
+
+    data: list[_Model]
+
+
 _tokens = msgspec.json.Decoder(_Tokens)
+_models = msgspec.json.Decoder(_Models)
 _templated = msgspec.json.Decoder(_Templated)
 _text = msgspec.json.Decoder(_Text)
 _counted = msgspec.json.Decoder(_Counted)
@@ -117,8 +132,22 @@ class _LlamaServer(OpenAI):
     async def detokenize(self, request: Request, /) -> str:
         """See `asyncllm.backend.Tokenizer`."""
         asked = msgspec.json.encode({"tokens": request.prompt})
-        said = await self._told("POST", f"{self._url.removesuffix('/v1')}/detokenize", request, asked)
+        try:
+            said = await self._told("POST", f"{self._url.removesuffix('/v1')}/detokenize", request, asked)
+        except InternalServerError:
+            await self._require_known(request)
+            raise
         return decode(said, _text, "a text").content
+
+    async def _require_known(self, request: Request) -> None:
+        """Raise `BadRequestError` if the prompt has ids of no token, over which llama.cpp fails."""
+        assert isinstance(request.prompt, tuple)  # as the contract has it
+        listed = decode(await self._told("GET", f"{self._url}/models", request), _models, "models").data
+        counts = [model.meta.n_vocab for model in listed if model.meta is not None]
+        highest = max(request.prompt)
+        if len(counts) == 1 and highest >= counts[0]:
+            text = f"there is no token {highest}: this model has {counts[0]}"
+            raise BadRequestError(text, status=400, param="prompt")
 
     async def _limit(self, root: str, request: Request) -> int | None:
         """Tokens of one slot, prompt and answer together; a server of several models does not say."""

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from asyncllm.dialect.messages import MessageWire, ToolWire
 from asyncllm.dialect.served import read_chat_request, read_document
-from asyncllm.errors import InvalidRequestError, UnsupportedError
+from asyncllm.errors import BadRequestError, InvalidRequestError, UnsupportedError
 from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
 from asyncllm.server.generation import check_asked
@@ -40,7 +40,7 @@ class _Tokenize(Struct):
 
 
 class _Detokenize(Struct):
-    tokens: list[Annotated[int, Meta(ge=0)]]
+    tokens: list[Annotated[int, Meta(ge=0, lt=2**31)]]
     model: str | None = None
 
 
@@ -95,6 +95,9 @@ class Detokenize(Endpoint):
         text = ""
         if asked.tokens:
             async with self.admit(incoming, name, 0), Watched(incoming.receive):
-                with said_as(name, {"prompt": "tokens"}):
-                    text = await client.detokenize(asked.tokens, model=model)
+                with said_as(name):
+                    try:
+                        text = await client.detokenize(asked.tokens, model=model)
+                    except BadRequestError as error:  # the model has no such token
+                        raise InvalidRequestError(f"tokens: {error.message}", field="tokens") from None
         await send_json(incoming.send, {"prompt": text})
