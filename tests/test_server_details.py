@@ -90,6 +90,13 @@ async def test_what_asks_for_another_answer_is_refused_by_name(path: str, field:
     assert told["error"].get("param", field) == field
 
 
+async def test_an_empty_text_to_embed_is_named_by_its_place() -> None:
+    async with server_of("echo:x") as url:
+        status, told = await post(url, "/v1/embeddings", {"input": ["a", ""]})
+
+    assert (status, told["error"]["param"]) == (400, "input[1]")
+
+
 async def test_what_says_nothing_is_no_option() -> None:
     nothing: dict[str, Any] = {
         "stop": None, "logit_bias": {}, "tools": [], "tool_choice": None, "response_format": {"type": "text"},

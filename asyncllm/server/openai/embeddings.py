@@ -6,6 +6,7 @@ import msgspec
 
 from asyncllm.dialect.answers import write_embeddings_reply
 from asyncllm.dialect.served import read_embeddings_request
+from asyncllm.errors import InvalidRequestError
 from asyncllm.estimate import estimated_input
 from asyncllm.server.described import Described
 from asyncllm.server.endpoint import Endpoint
@@ -37,6 +38,9 @@ class Embeddings(Endpoint):
         body = await read_body(incoming, self.service.settings)
         asked = read_embeddings_request(body)
         check_count(asked.texts, "input", self.service.settings)
+        if "" in asked.texts:
+            place = f"[{asked.texts.index('')}]" if len(asked.texts) > 1 else ""
+            raise InvalidRequestError("input: an empty text has no vector", field=f"input{place}")
         name, model, client = self.find(incoming, asked.model)
         dimensions = asked.dimensions if isinstance(asked.dimensions, int) else None
         async with self.admit(incoming, name, estimated_input(asked)) as ticket:
