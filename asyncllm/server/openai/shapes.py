@@ -21,7 +21,7 @@ __all__ = [
 
 _Text = Annotated[str, Meta(min_length=1)]
 _Number: TypeAlias = Annotated[int, Meta(ge=0)]
-_Ids = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_Ids = {"type": "array", "items": {"type": "integer", "minimum": 0, "exclusiveMaximum": 2**31}, "minItems": 1}
 _Words = {"type": "string", "minLength": 1}
 _Prompt = Annotated[
     Any,
@@ -75,7 +75,7 @@ CompletionBody = _body(
 class EmbeddingsBody(EmbeddingsWire):
     """Texts to embed."""
 
-    input: str | Annotated[list[str], Meta(min_length=1)]
+    input: _Text | Annotated[list[_Text], Meta(min_length=1)]
 
 
 class _InputShares(Struct):
